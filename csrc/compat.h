@@ -1,0 +1,26 @@
+/* The few names of the Lua C API that differ between 5.1, LuaJIT and 5.2 to 5.4. */
+#ifndef INTEGRATIONS_COMPAT_H
+#define INTEGRATIONS_COMPAT_H
+
+#include <lauxlib.h>
+#include <lua.h>
+
+#if LUA_VERSION_NUM == 501
+
+/* LuaJIT has luaL_setfuncs, PUC-Rio's 5.1 has not: one own loop serves both. */
+static inline void compat_setfuncs(lua_State *L, const luaL_Reg *functions) {
+  for (; functions->name != NULL; functions++) {
+    lua_pushcfunction(L, functions->func);
+    lua_setfield(L, -2, functions->name);
+  }
+}
+
+#else
+
+static inline void compat_setfuncs(lua_State *L, const luaL_Reg *functions) {
+  luaL_setfuncs(L, functions, 0);
+}
+
+#endif
+
+#endif

@@ -1,0 +1,70 @@
+/* HTTP transfers on one libcurl multi handle, driven by the caller. Knows nothing of Lua.
+ *
+ * begin -> header … -> submit -> run until finished -> result -> release
+ *
+ * An engine belongs to one origin: it sends its credentials nowhere else. It is not for use by
+ * two threads at a time. After a fork the child gets new handles of its own at the next call. */
+#ifndef INTEGRATIONS_ENGINE_H
+#define INTEGRATIONS_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#pragma GCC visibility push(hidden)
+
+typedef struct engine engine;
+typedef struct transfer transfer;
+
+typedef struct {
+  const char *origin; /* "https://host[:port][/prefix]"; plain http is the caller's decision */
+  const char *user_agent;
+  const char *ca_file; /* NULL: the system's */
+  const char *proxy;   /* NULL: none, whatever the environment says */
+  long connect_timeout_ms;
+  long max_connections;
+  size_t max_head, max_body; /* bytes of a response, counted as they arrive, decoded */
+} engine_config;
+
+typedef struct {
+  const char *code;    /* NULL: a whole response came; else libcurl's name of what went wrong */
+  const char *message; /* for people, with `code` */
+  long status;         /* of the last status line, 0 where none came */
+  bool sent;           /* whether any byte of the request may have left */
+  const char *head, *body;
+  size_t head_size, body_size;
+} engine_result;
+
+/* NULL where memory or libcurl fail; *message then says which. */
+engine *engine_new(const engine_config *config, const char **message);
+
+/* A header that goes with each request and is wiped at the end: credentials. */
+bool engine_add_credential(engine *e, const char *name, const char *value);
+
+/* A transfer that is being put together; it belongs to the engine from the start. */
+transfer *engine_begin(engine *e);
+bool engine_add_header(transfer *t, const char *name, const char *value);
+
+/* Starts it. Returns its id, or 0 (*message says why; the transfer is released then). */
+uint64_t engine_submit(transfer *t, const char *method, const char *url, const char *body,
+                       size_t body_size, long timeout_ms, const char **message);
+
+/* Moves bytes, waiting up to timeout_ms for something to happen. Returns how many transfers
+ * are finished and not released. */
+size_t engine_run(engine *e, int timeout_ms);
+
+typedef enum { TRANSFER_UNKNOWN, TRANSFER_RUNNING, TRANSFER_FINISHED } transfer_state;
+
+/* What is known of a transfer. The result's bytes are the engine's, until it is released. */
+transfer_state engine_result_of(engine *e, uint64_t id, engine_result *result);
+
+/* Forgets a transfer, running or finished. */
+void engine_release(engine *e, uint64_t id);
+void engine_discard(transfer *t);
+
+/* Stops all transfers, wipes the credentials and frees everything. */
+void engine_free(engine *e);
+
+#pragma GCC visibility pop
+
+#endif

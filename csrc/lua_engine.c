@@ -1,0 +1,328 @@
+/* The Lua face of the engine: stack work only, no policy. Memory is acquired in an order in which
+ * an error raised by Lua leaves every resource with its owner. */
+#include "lua_engine.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <limits.h>
+#include <math.h>
+#include <string.h>
+#include <time.h>
+
+#include "compat.h"
+#include "engine.h"
+
+#define METATABLE "integrations.engine"
+
+enum { MAX_FIELD_NAME = 128 };
+
+/* The userdata: NULL once it is closed. */
+typedef struct {
+  engine *engine;
+} box;
+
+static engine *check_engine(lua_State *L) {
+  box *b = luaL_checkudata(L, 1, METATABLE);
+  luaL_argcheck(L, b->engine != NULL, 1, "the engine is closed");
+  return b->engine;
+}
+
+/* ---- making one -------------------------------------------------------------------------- */
+
+static void push_config(lua_State *L, const char *field, int type) {
+  lua_getfield(L, 1, field);
+  if (!lua_isnil(L, -1) && lua_type(L, -1) != type)
+    luaL_error(L, "'%s' must be a %s", field, lua_typename(L, type));
+}
+
+/* config[field], whose text lives as long as the config does: so it has to be a string there. */
+static const char *config_text(lua_State *L, const char *field, const char *absent) {
+  push_config(L, field, LUA_TSTRING);
+  size_t size = 0;
+  const char *value = lua_isnil(L, -1) ? absent : lua_tolstring(L, -1, &size);
+  if (value != absent && strlen(value) != size) luaL_error(L, "'%s' has a NUL byte", field);
+  lua_pop(L, 1);
+  return value;
+}
+
+static long config_number(lua_State *L, const char *field, long absent) {
+  push_config(L, field, LUA_TNUMBER);
+  lua_Number value = lua_isnil(L, -1) ? (lua_Number)absent : lua_tonumber(L, -1);
+  if (!(value >= 1 && value <= INT_MAX)) luaL_error(L, "'%s' is out of range", field);
+  lua_pop(L, 1);
+  return (long)value;
+}
+
+static bool is_token(const char *bytes, size_t size) {
+  for (size_t i = 0; i < size; i++)
+    if (!isalnum((unsigned char)bytes[i]) && bytes[i] != '-' && bytes[i] != '_') return false;
+  return size > 0;
+}
+
+/* A header can only be what it looks like: a line break in it would start another one, and one
+ * without a visible character libcurl would take for an order to leave the header out. */
+static bool is_header(const char *name, size_t name_size, const char *value, size_t value_size) {
+  bool visible = false;
+  for (size_t i = 0; i < value_size; i++) {
+    if (iscntrl((unsigned char)value[i])) return false;
+    visible = visible || value[i] != ' ';
+  }
+  return visible && is_token(name, name_size);
+}
+
+typedef bool (*add_header)(void *target, const char *name, const char *value);
+
+static bool add_credential(void *target, const char *name, const char *value) {
+  return engine_add_credential(target, name, value);
+}
+
+static bool add_request_header(void *target, const char *name, const char *value) {
+  return engine_add_header(target, name, value);
+}
+
+/* Hands each header of the table at `index` on; raises nothing. Returns what is wrong, or NULL. */
+static const char *read_headers(lua_State *L, int index, add_header add, void *target) {
+  if (lua_isnoneornil(L, index)) return NULL;
+  for (lua_pushnil(L); lua_next(L, index); lua_pop(L, 1)) {
+    if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING) return "not two strings";
+    size_t name_size, value_size;
+    const char *name = lua_tolstring(L, -2, &name_size);
+    const char *value = lua_tolstring(L, -1, &value_size);
+    if (!is_header(name, name_size, value, value_size))
+      return "empty, or with bytes that no header may have";
+    if (!add(target, name, value)) return "out of memory";
+  }
+  return NULL;
+}
+
+/* engine { origin, user_agent, ca_file, proxy, connect_timeout_ms, max_connections, max_head,
+ * max_body, credentials = { [name] = value } } -> engine | nil, message */
+int lua_engine_new(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 1);
+  engine_config config = {
+      .origin = config_text(L, "origin", NULL),
+      .user_agent = config_text(L, "user_agent", "lua-integrations"),
+      .ca_file = config_text(L, "ca_file", NULL),
+      .proxy = config_text(L, "proxy", NULL),
+      .connect_timeout_ms = config_number(L, "connect_timeout_ms", 5000),
+      .max_connections = config_number(L, "max_connections", 16),
+      .max_head = (size_t)config_number(L, "max_head", 64 * 1024),
+      .max_body = (size_t)config_number(L, "max_body", 8 * 1024 * 1024),
+  };
+  luaL_argcheck(L, config.origin != NULL, 1, "'origin' is required");
+  push_config(L, "credentials", LUA_TTABLE); /* at 2 */
+  box *b = lua_newuserdata(L, sizeof *b);
+  b->engine = NULL;
+  luaL_getmetatable(L, METATABLE);
+  lua_setmetatable(L, -2);
+  const char *message = NULL;
+  b->engine = engine_new(&config, &message);
+  if (b->engine == NULL) {
+    lua_pushnil(L);
+    lua_pushstring(L, message);
+    return 2;
+  }
+  message = read_headers(L, 2, add_credential, b->engine);
+  if (message != NULL) return luaL_error(L, "a credential is %s", message);
+  return 1;
+}
+
+/* engine:close(): any number of times; also __gc and, in 5.4, __close */
+static int engine_close(lua_State *L) {
+  box *b = luaL_checkudata(L, 1, METATABLE);
+  engine *e = b->engine;
+  b->engine = NULL;
+  engine_free(e);
+  return 0;
+}
+
+/* ---- calls ------------------------------------------------------------------------------- */
+
+/* An id as it came from submit; anything else is none. */
+static uint64_t check_id(lua_State *L) {
+  lua_Number id = luaL_checknumber(L, 2);
+  return id >= 1 && id < 9007199254740992.0 ? (uint64_t)id : 0;
+}
+
+/* engine:submit(method, url, headers, body, timeout_ms) -> id | nil, message */
+static int engine_submit_lua(lua_State *L) {
+  engine *e = check_engine(L);
+  size_t method_size;
+  const char *method = luaL_checklstring(L, 2, &method_size);
+  luaL_argcheck(L, is_token(method, method_size), 2, "must be a word");
+  size_t url_size, body_size = 0;
+  const char *url = luaL_checklstring(L, 3, &url_size);
+  if (!lua_isnoneornil(L, 4)) luaL_checktype(L, 4, LUA_TTABLE);
+  const char *body = luaL_optlstring(L, 5, NULL, &body_size);
+  long timeout_ms = (long)luaL_checknumber(L, 6);
+  luaL_argcheck(L, strlen(url) == url_size, 3, "has a NUL byte");
+  luaL_argcheck(L, timeout_ms > 0, 6, "must be positive: 0 would mean no limit at all");
+  luaL_checkstack(L, 4, "headers");
+
+  const char *message = "out of memory";
+  transfer *t = engine_begin(e);
+  if (t != NULL) {
+    message = read_headers(L, 4, add_request_header, t);
+    if (message != NULL) {
+      engine_discard(t);
+      return luaL_error(L, "a header is %s", message);
+    }
+    uint64_t id = engine_submit(t, method, url, body, body_size, timeout_ms, &message);
+    if (id != 0) {
+      lua_pushnumber(L, (lua_Number)id);
+      return 1;
+    }
+  }
+  lua_pushnil(L);
+  lua_pushstring(L, message);
+  return 2;
+}
+
+/* engine:run(timeout_ms) -> how many calls are finished and not taken */
+static int engine_run_lua(lua_State *L) {
+  engine *e = check_engine(L);
+  lua_pushinteger(L, (lua_Integer)engine_run(e, (int)luaL_checknumber(L, 2)));
+  return 1;
+}
+
+/* Adds one line of a head to the table on the top; a name that comes again is joined by commas,
+ * as HTTP allows. */
+static void push_header(lua_State *L, const char *line, size_t size) {
+  const char *colon = memchr(line, ':', size);
+  if (colon == NULL || colon == line) return;
+  size_t name_size = (size_t)(colon - line);
+  if (name_size > MAX_FIELD_NAME) return;
+  char name[MAX_FIELD_NAME];
+  for (size_t i = 0; i < name_size; i++) name[i] = (char)tolower((unsigned char)line[i]);
+  const char *value = colon + 1, *end = line + size;
+  while (value < end && (*value == ' ' || *value == '\t')) value++;
+  while (end > value && (end[-1] == ' ' || end[-1] == '\t')) end--;
+
+  lua_pushlstring(L, name, name_size);
+  lua_pushvalue(L, -1);
+  lua_rawget(L, -3);
+  if (lua_isnil(L, -1)) {
+    lua_pop(L, 1);
+    lua_pushlstring(L, value, (size_t)(end - value));
+  } else {
+    lua_pushliteral(L, ", ");
+    lua_pushlstring(L, value, (size_t)(end - value));
+    lua_concat(L, 3);
+  }
+  lua_rawset(L, -3);
+}
+
+/* Pushes the headers of the last response in the head: 1xx ones may stand before it. */
+static void push_headers(lua_State *L, const char *head, size_t size) {
+  lua_createtable(L, 0, 8);
+  for (const char *at = head, *end = head + size; at < end;) {
+    const char *newline = memchr(at, '\n', (size_t)(end - at));
+    const char *stop = newline != NULL ? newline : end;
+    size_t length = (size_t)(stop - at);
+    if (length > 0 && at[length - 1] == '\r') length--;
+    if (length >= 5 && memcmp(at, "HTTP/", 5) == 0) {
+      lua_pop(L, 1);
+      lua_createtable(L, 0, 8);
+    } else {
+      push_header(L, at, length);
+    }
+    at = stop + 1;
+  }
+}
+
+static void push_response(lua_State *L, const engine_result *result) {
+  lua_createtable(L, 0, 3);
+  lua_pushinteger(L, result->status);
+  lua_setfield(L, -2, "status");
+  push_headers(L, result->head, result->head_size);
+  lua_setfield(L, -2, "headers");
+  lua_pushlstring(L, result->body_size > 0 ? result->body : "", result->body_size);
+  lua_setfield(L, -2, "body");
+}
+
+static void push_problem(lua_State *L, const engine_result *result) {
+  lua_createtable(L, 0, 4);
+  lua_pushstring(L, result->code);
+  lua_setfield(L, -2, "code");
+  lua_pushstring(L, result->message);
+  lua_setfield(L, -2, "message");
+  lua_pushboolean(L, result->sent);
+  lua_setfield(L, -2, "sent");
+  if (result->status != 0) {
+    lua_pushinteger(L, result->status);
+    lua_setfield(L, -2, "status");
+  }
+}
+
+/* engine:take(id) -> false while it runs
+ *                  | { status, headers, body } | nil, { code, message, sent, status } */
+static int engine_take(lua_State *L) {
+  engine *e = check_engine(L);
+  uint64_t id = check_id(L);
+  engine_result result;
+  transfer_state state = engine_result_of(e, id, &result);
+  luaL_argcheck(L, state != TRANSFER_UNKNOWN, 2, "no such call: taken or cancelled before");
+  if (state == TRANSFER_RUNNING) {
+    lua_pushboolean(L, 0);
+    return 1;
+  }
+  int count = 1;
+  if (result.code == NULL) {
+    push_response(L, &result);
+  } else {
+    lua_pushnil(L);
+    push_problem(L, &result);
+    count = 2;
+  }
+  engine_release(e, id);
+  return count;
+}
+
+/* engine:cancel(id): forgets a call; one that is taken or cancelled already is no error */
+static int engine_cancel(lua_State *L) {
+  engine_release(check_engine(L), check_id(L));
+  return 0;
+}
+
+/* ---- time -------------------------------------------------------------------------------- */
+
+int lua_engine_now(lua_State *L) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  lua_pushnumber(L, (lua_Number)now.tv_sec + (lua_Number)now.tv_nsec / 1e9);
+  return 1;
+}
+
+int lua_engine_sleep(lua_State *L) {
+  lua_Number seconds = luaL_checknumber(L, 1);
+  luaL_argcheck(L, seconds >= 0 && seconds < 1e6, 1, "out of range");
+  struct timespec left = {(time_t)seconds, (long)((seconds - floor(seconds)) * 1e9)};
+  while (nanosleep(&left, &left) != 0 && errno == EINTR) continue;
+  return 0;
+}
+
+/* ---- registration ------------------------------------------------------------------------ */
+
+static const luaL_Reg methods[] = {
+    {"submit", engine_submit_lua}, {"run", engine_run_lua}, {"take", engine_take},
+    {"cancel", engine_cancel},     {"close", engine_close}, {NULL, NULL},
+};
+
+static const luaL_Reg metamethods[] = {
+    {"__gc", engine_close},
+    {"__close", engine_close},
+    {NULL, NULL},
+};
+
+void lua_engine_register(lua_State *L) {
+  if (luaL_newmetatable(L, METATABLE)) {
+    compat_setfuncs(L, metamethods);
+    lua_newtable(L);
+    compat_setfuncs(L, methods);
+    lua_setfield(L, -2, "__index");
+    lua_pushliteral(L, "integrations.engine");
+    lua_setfield(L, -2, "__metatable"); /* no script gets at __gc of a userdata it holds */
+  }
+  lua_pop(L, 1);
+}

@@ -1,0 +1,198 @@
+--- What the clients of all services share: options, one transport, closing.
+---
+--- A client is declared: `name`, `options` (a schema; the shared ones are added), `base_url`,
+--- `credentials`, `headers` (functions of the options), `read_failure`, and `services`.
+local failure = require "integrations.failure"
+local integrations = require "integrations"
+local service = require "integrations.service"
+local transport = require "integrations.transport"
+
+local client = {}
+
+---@class integrations.Options
+---@field base_url? string overrides the service's address; plain http only for a loopback address
+---@field timeout? number seconds for a whole call, retries included (30)
+---@field connect_timeout? number seconds for one connection (5)
+---@field max_attempts? integer how often a call may be tried where that is safe (3)
+---@field ca_file? string file of trusted certificates (PEM); absent: the system's
+---@field proxy? string address of an HTTP proxy; absent: none, whatever the environment says
+---@field on_event? fun(event: integrations.Event) told of each request, response and retry
+---@field transport? string|table see integrations.transport
+---@field strict? boolean false lets names through that this version does not know (true)
+local shared_options = {
+  base_url = { type = "string", minLength = 1 },
+  timeout = { type = "number", minimum = 0.001, maximum = 86400 },
+  connect_timeout = { type = "number", minimum = 0.001, maximum = 86400 },
+  max_attempts = { type = "integer", minimum = 1, maximum = 100 },
+  ca_file = { type = "string", minLength = 1 },
+  proxy = { type = "string", minLength = 1 },
+  on_event = { type = "function" },
+  transport = { type = "any" },
+  strict = { type = "boolean" },
+}
+
+-- ---- options --------------------------------------------------------------------------------
+
+local function is_loopback(host)
+  return host == "localhost" or host == "[::1]" or host:find("^127%.%d+%.%d+%.%d+$") ~= nil
+end
+
+--- What is wrong with a base_url, or nil.
+local function url_fault(url)
+  local scheme, host, rest = url:match("^(%a+)://([%w%.%-]+)(.*)$")
+  if not scheme then
+    scheme, host, rest = url:match("^(%a+)://(%[[%x:]+%])(.*)$")
+  end
+  if not scheme or not (rest:match("^:%d+(.*)$") or rest):find("^[%w%-%._~/]*$") then
+    return 'must look like "https://host", "https://host:8443" or "https://host/path"'
+  elseif scheme ~= "https" and scheme ~= "http" then
+    return "must begin with https://"
+  elseif scheme == "http" and not is_loopback(host) then
+    return "must begin with https://: the credentials would be readable on the way (http is for loopback only)"
+  end
+end
+
+--- What would break a header apart, or nil. Trailing line ends come from keys read from files.
+---@param value string
+---@return string?
+function client.header_fault(value)
+  if value == "" then
+    return "must not be empty"
+  elseif value:find("%c") then
+    return "must not have line breaks or control characters: was it read with its line end?"
+  end
+end
+
+local function text_fault(value)
+  return value:find("%z") and "must not have a NUL byte" or nil
+end
+
+local option_faults = { base_url = url_fault, ca_file = text_fault, proxy = text_fault }
+
+-- All faults of the options, or nil.
+local function check_options(declaration, options)
+  local ok, faults = declaration.check(options, false, nil)
+  faults = ok and {} or faults
+  for _, source in ipairs { option_faults, declaration.option_faults } do
+    for name, fault_of in pairs(source) do
+      local value = type(options) == "table" and rawget(options, name)
+      local message = type(value) == "string" and fault_of(value)
+      if message then
+        faults[#faults + 1] = { field = name, message = message }
+      end
+    end
+  end
+  for _, fault in ipairs(faults) do
+    fault.field = fault.field ~= "" and fault.field or "options"
+  end
+  return faults[1] and faults
+end
+
+-- ---- clients --------------------------------------------------------------------------------
+
+local body_headers = { ["Content-Type"] = "application/json" }
+
+local function merge(first, second)
+  local merged = {}
+  for _, source in ipairs { first, second } do
+    for name, value in next, source do
+      merged[name] = value
+    end
+  end
+  return merged
+end
+
+local function open_transport(declaration, options, base_url)
+  return transport.open(options.transport, {
+    origin = base_url,
+    credentials = declaration.credentials(options),
+    user_agent = "lua-integrations/" .. integrations.version,
+    connect_timeout = options.connect_timeout or 5,
+    ca_file = options.ca_file,
+    proxy = options.proxy,
+  })
+end
+
+local function new_session(declaration, options, base_url, opened)
+  local headers = merge({ Accept = "application/json" }, declaration.headers(options))
+  return {
+    transport = opened,
+    now = require("integrations.core").now,
+    closed = false,
+    base_url = base_url,
+    headers = headers,
+    body_headers = merge(body_headers, headers),
+    timeout = options.timeout or 30,
+    max_attempts = options.max_attempts or 3,
+    on_event = options.on_event,
+    strict = options.strict,
+    read_failure = declaration.read_failure,
+  }
+end
+
+local function new_client(class, session)
+  local self = { session = session }
+  for name, part in pairs(class.declaration.services) do
+    self[name] = part.new(session)
+  end
+  return setmetatable(self, class)
+end
+
+--- Makes a client that differs in its headers and borrows all else, the connections above all.
+---@param parent table
+---@param headers table<string, string>
+---@return table
+function client.derive(parent, headers)
+  local session = { borrowed = true, headers = merge(parent.session.headers, headers) }
+  session.body_headers = merge(body_headers, session.headers)
+  setmetatable(session, { __index = parent.session }) -- so that it is closed once its parent is
+  return new_client(getmetatable(parent), session)
+end
+
+local function close(session)
+  if session.closed then
+    return
+  end
+  session.closed = true
+  if not session.borrowed then
+    session.transport:close()
+  end
+end
+
+--- Makes a client's class from its declaration.
+---@param declaration table
+---@return table class with `new(options) -> client | nil, failure`
+function client.define(declaration)
+  local properties = declaration.options.properties
+  for name, schema in pairs(shared_options) do
+    properties[name] = schema
+  end
+  declaration.check = service.compile(declaration.options)
+  local class = { declaration = declaration }
+  class.__index = class
+  --- Ends the client: its connections are closed, the credentials wiped, later calls fail. Any
+  --- number of times. A client made by `as` ends alone, leaving the connections to its parent.
+  function class:close()
+    service.check_self(self, class, declaration.name .. ".close")
+    close(self.session)
+  end
+  class.__close = class.close
+  --- Makes a client; nothing is sent.
+  function class.new(options)
+    local name = declaration.name .. ".new"
+    local faults = check_options(declaration, options)
+    if faults then
+      return nil, failure.invalid(name, faults)
+    end
+    options = merge({}, options) -- what was checked, and nothing that a metatable adds to it
+    local base_url = (options.base_url or declaration.base_url(options)):gsub("/+$", "")
+    local opened, message = open_transport(declaration, options, base_url)
+    if not opened then
+      return nil, failure.invalid(name, { { field = "transport", message = message } })
+    end
+    return new_client(class, new_session(declaration, options, base_url, opened))
+  end
+  return class
+end
+
+return client

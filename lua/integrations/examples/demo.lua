@@ -1,0 +1,143 @@
+--- The life of an Integration, step by step, against the emulator behind a real nginx.
+---
+---   make demo
+local emulator = require "integrations.emulator.server"
+local sendgrid = require "integrations.sendgrid"
+
+local function say(text, ...)
+  print(select("#", ...) > 0 and text:format(...) or text)
+end
+
+-- A table as Lua source, so that what came back can be read and copied.
+local function show(value, indent)
+  if type(value) ~= "table" then
+    return type(value) == "string" and ("%q"):format(value) or tostring(value)
+  end
+  local parts = {}
+  for _, element in ipairs(value) do
+    parts[#parts + 1] = show(element, indent)
+  end
+  if #parts > 0 or next(value) == nil then
+    return "{ " .. table.concat(parts, ", ") .. " }"
+  end
+  local inner = indent .. "  "
+  for name, field in pairs(value) do
+    parts[#parts + 1] = ("%s%s = %s,"):format(inner, name, show(field, inner))
+  end
+  table.sort(parts)
+  return "{\n" .. table.concat(parts, "\n") .. "\n" .. indent .. "}"
+end
+
+local function step(title, code)
+  say("\n%s\n  %s", title, code)
+end
+
+local function came_back(value)
+  say("  -> %s", show(value, "     "))
+  return value
+end
+
+-- Ends the demo with what was expected, unless it is so.
+local function expect(condition, what)
+  if not condition then
+    error("expected " .. what, 0)
+  end
+end
+
+local function make_two(sg)
+  step("Make an integration: forward four kinds of events to a Segment source.",
+    'sg.integrations:create { destination = "Segment", filters = …, properties = …, label = "Events" }')
+  local created = came_back(assert(sg.integrations:create {
+    destination = "Segment",
+    filters = { email_events = { "delivered", "open", "click", "bounce" } },
+    properties = { write_key = "segment-write-key", destination_region = "EU" },
+    label = "Events",
+  }))
+  local second = assert(sg.integrations:create {
+    destination = "Segment",
+    filters = { email_events = {} },
+    properties = { write_key = "another-write-key", destination_region = "US" },
+  })
+  say("  -> and a second one, without a label: it is called %q", second.label)
+  return created, second
+end
+
+local function look(sg, created)
+  step("List them all.", "sg.integrations:list()")
+  local all = assert(sg.integrations:list())
+  for _, integration in ipairs(all) do
+    say("  -> %s  %-22s %s", integration.integration_id, integration.label,
+      table.concat(integration.filters.email_events, " "))
+  end
+  expect(#all == 2, "two integrations")
+  step("Get one by its id.", ('sg.integrations:get "%s"'):format(created.integration_id))
+  local same = assert(sg.integrations:get(created.integration_id))
+  say("  -> %s, %s", same.label, same.properties.destination_region)
+  expect(same.label == "Events", "the label Events")
+end
+
+local function change(sg, created)
+  step("Change one field; the others stay.", ('sg.integrations:update("%s", { label = "Opens and clicks" })')
+    :format(created.integration_id))
+  local changed = assert(sg.integrations:update(created.integration_id, { label = "Opens and clicks" }))
+  say("  -> %s, still %s", changed.label, table.concat(changed.filters.email_events, " "))
+  step("Forward one more event.", ('sg.integrations:add_events("%s", "spamreport")'):format(created.integration_id))
+  changed = assert(sg.integrations:add_events(created.integration_id, "spamreport"))
+  say("  -> %s", table.concat(changed.filters.email_events, " "))
+  expect(#changed.filters.email_events == 5, "five events")
+end
+
+local function make_mistakes(sg)
+  step("Make mistakes. They are found here: nothing is sent, and every one is named.",
+    'sg.integrations:create { destination = "segment", filters = { email_events = { "opened" } }, lable = "x" }')
+  local none, failure = sg.integrations:create {
+    destination = "segment",
+    filters = { email_events = { "opened" } },
+    lable = "x",
+  }
+  expect(not none and failure.kind == "invalid" and failure.outcome == "not_applied", "an invalid input")
+  for _, fault in ipairs(failure.errors) do
+    say("  -> %-24s %s", fault.field, fault.message)
+  end
+  expect(#failure.errors == 4, "four faults")
+  step("Let the server find fault: only it knows which write keys are good.",
+    'sg.integrations:create { …, properties = { write_key = "short", destination_region = "EU" } }')
+  none, failure = sg.integrations:create {
+    destination = "Segment",
+    filters = { email_events = {} },
+    properties = { write_key = "short", destination_region = "EU" },
+  }
+  expect(not none and failure.kind == "rejected", "a rejected input")
+  say("  -> %s", tostring(failure))
+end
+
+local function clean_up(sg, created, second)
+  step("Delete both in one request.", ('sg.integrations:delete { "%s", "%s" }')
+    :format(created.integration_id, second.integration_id))
+  say("  -> %s", tostring(assert(sg.integrations:delete { created.integration_id, second.integration_id })))
+  step("Look once more.", ('sg.integrations:get "%s"'):format(created.integration_id))
+  local gone, failure = sg.integrations:get(created.integration_id)
+  expect(not gone and failure.kind == "not_found", "nothing to be found")
+  say("  -> %s", tostring(failure))
+  expect(#assert(sg.integrations:list()) == 0, "an empty list")
+end
+
+local function run(url)
+  say("The emulator of SendGrid's Integrations API runs behind nginx at %s", url)
+  local sg = assert(sendgrid.new { api_key = "SG.emulator.full", base_url = url })
+  local created, second = make_two(sg)
+  look(sg, created)
+  change(sg, created)
+  make_mistakes(sg)
+  clean_up(sg, created, second)
+  sg:close()
+end
+
+local server = assert(emulator.start())
+local ok, message = pcall(run, server.url)
+assert(server:stop())
+if not ok then
+  io.stderr:write("\nThe demo failed: ", tostring(message), "\n")
+  os.exit(1)
+end
+say "\nAll went as it should. Next: README.md, or `make emulator` to try your own program against it."

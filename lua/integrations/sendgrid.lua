@@ -1,0 +1,230 @@
+--- The client for Twilio SendGrid.
+---
+---   local sg = assert(require("integrations.sendgrid").new { api_key = os.getenv "SENDGRID_API_KEY" })
+---   for _, integration in ipairs(assert(sg.integrations:list())) do print(integration.label) end
+local client = require "integrations.client"
+local failure = require "integrations.failure"
+local json = require "integrations.json"
+local retry = require "integrations.retry"
+local service = require "integrations.service"
+
+---@class integrations.sendgrid.Options : integrations.Options
+---@field api_key string `SG.…`
+---@field region? "global"|"eu" which of SendGrid's hosts ("global")
+---@field on_behalf_of? string a subuser's name, or `account-id …`
+local options = {
+  type = "object",
+  required = { "api_key" },
+  properties = {
+    api_key = { type = "string" },
+    region = { type = "string", enum = { "global", "eu" } },
+    on_behalf_of = { type = "string" },
+  },
+}
+
+local hosts = {
+  global = "https://api.sendgrid.com",
+  eu = "https://api.eu.sendgrid.com",
+}
+
+local function key_fault(value)
+  local fault = client.header_fault(value)
+  if not fault and value:find("[^\33-\126]") then
+    fault = "must not have spaces or characters that are not ASCII"
+  end
+  return fault
+end
+
+-- ---- failures -------------------------------------------------------------------------------
+
+-- What a status means and what to do next. `kind` may be changed by what the body says.
+local statuses = {
+  [400] = { "rejected", "the service found fault with the request" },
+  [401] = { "unauthorized", "the API key is not accepted: check that it is whole, not revoked, "
+    .. "and of this region (option region)" },
+  [403] = { "forbidden", "the API key may not do this: give it the scope in SendGrid's settings, "
+    .. "and check on_behalf_of" },
+  [404] = { "not_found", "there is no such thing (in this account, and for this on_behalf_of)" },
+  [406] = { "rejected", "the service cannot answer in the form asked for: is base_url right?" },
+  [413] = { "rejected", "the request is too large for the service" },
+  [415] = { "rejected", "the service does not take JSON there: is base_url right?" },
+  [429] = { "rate_limited", "too many requests: wait (retry_after seconds, where it is set)" },
+  [451] = { "forbidden", "the data may not leave its region: use the other one (option region)" },
+}
+local other_4xx = { "rejected", "the service refused the request" }
+local failed_read = { "server", "the service failed: try again later" }
+local failed_write = { "server", "the service failed: look whether the change was made before repeating it" }
+local limit_reached = { "limit_reached", "the account holds as many integrations as it may: delete one first" }
+
+-- The server writes "nothing" in four ways.
+local no_field = { [""] = true, ["null"] = true, request = true }
+
+local function text_of(value)
+  if type(value) == "string" and not no_field[value] then
+    return value
+  end
+end
+
+-- A fault is a field's name and what it must be. "a must be x, b must be y" are two of them;
+-- "a must be one of x, y" is one, and so is "if a is x, b must be set".
+local function starts_fault(text, fields)
+  local name, rest = text:match("^([%w_]+)%s+(%S.*)$")
+  return name and fields[name] ~= nil and rest ~= nil
+end
+
+-- Splits a message that joins faults by commas.
+local function split_message(message, fields)
+  local parts = {}
+  for part in (message:gsub("[,%s]+$", "") .. ", "):gmatch("(.-),%s+") do
+    local last = parts[#parts]
+    if last and not (starts_fault(last, fields) and starts_fault(part, fields)) then
+      parts[#parts] = last .. ", " .. part
+    else
+      parts[#parts + 1] = part
+    end
+  end
+  return parts
+end
+
+-- By a field's last name, its path: `write_key` -> `properties.write_key`.
+local function paths_of(operation)
+  local paths = {}
+  for _, field in ipairs(operation.fields or {}) do
+    paths[field.name] = field.path
+  end
+  return paths
+end
+
+local function add_faults(faults, message, field, operation)
+  local paths = paths_of(operation)
+  for _, part in ipairs(split_message(message, paths)) do
+    local name, rest = part:match("^([%w_]+)%s+(.+)$")
+    if name and paths[name] then
+      table.insert(faults, { field = paths[name], message = rest })
+    else
+      table.insert(faults, { field = field and (paths[field] or field), message = part })
+    end
+  end
+end
+
+-- `ids[1]` is the second id: the service counts from nought. An index that only makes sense
+-- counted from one is read so.
+local function add_parameter_fault(faults, message, parameter, request)
+  local name, index = parameter:match("^([%w_]+)%[(%d+)%]$")
+  local values = name and request.values[name]
+  local position = values and math.min(tonumber(index) + 1, #values)
+  if not position then
+    table.insert(faults, { field = parameter, message = message })
+    return
+  end
+  table.insert(faults, {
+    field = ("%s[%d]"):format(name, position),
+    id = values[position],
+    message = ('%s (the id "%s")'):format(message, values[position]),
+  })
+end
+
+-- All faults that a body names, whichever of the documented shapes it has.
+local function read_faults(body, operation, request)
+  local faults = {}
+  local errors = type(body.errors) == "table" and body.errors or { { message = body.error } }
+  for _, entry in ipairs(errors) do
+    local message = type(entry) == "table" and text_of(entry.message)
+    local parameter = message and text_of(entry.parameter)
+    if parameter then
+      add_parameter_fault(faults, message, parameter, request)
+    elseif message then
+      add_faults(faults, message, text_of(entry.field), operation)
+    end
+  end
+  return faults
+end
+
+-- SendGrid answers 403 for a missing scope and for a full account, and documents no wording for
+-- the latter. Only words that no missing scope explains count.
+local limit_words = { "maximum", "max number", "limit", "quota", "too many" }
+
+local function is_limit(faults)
+  for _, fault in ipairs(faults) do
+    local text = fault.message:lower()
+    for _, word in ipairs(limit_words) do
+      if text:find(word, 1, true) and not text:find("scope", 1, true) then
+        return true
+      end
+    end
+  end
+  return false
+end
+
+-- The failure that a response other than 2xx means.
+local function read_failure(operation, response, request)
+  local body = json.decode(response.body)
+  local is_json = type(body) == "table"
+  body = is_json and body or {}
+  local row = statuses[response.status]
+    or response.status < 500 and other_4xx
+    or operation.safe and failed_read
+    or failed_write
+  local faults = read_faults(body, operation, request)
+  if response.status == 403 and operation.limit and is_limit(faults) then
+    row = limit_reached
+  end
+  return failure.new {
+    kind = row[1],
+    operation = operation.name,
+    status = response.status,
+    message = is_json and row[2] or row[2] .. "; " .. service.describe_body(response.body),
+    errors = faults,
+    retry_after = retry.after(response.headers, os.time()),
+    request_id = text_of(body.id) or text_of(body.error_id) or response.headers["x-request-id"],
+  }
+end
+
+-- ---- the client -----------------------------------------------------------------------------
+
+---@class integrations.sendgrid.Client
+---@field integrations integrations.sendgrid.Integrations
+local Client = client.define {
+  name = "sendgrid",
+  options = options,
+  option_faults = { api_key = key_fault, on_behalf_of = client.header_fault },
+  base_url = function(given)
+    return hosts[given.region or "global"]
+  end,
+  credentials = function(given)
+    return { Authorization = "Bearer " .. given.api_key }
+  end,
+  headers = function(given)
+    return { ["on-behalf-of"] = given.on_behalf_of }
+  end,
+  read_failure = read_failure,
+  services = {
+    integrations = require "integrations.sendgrid.integrations",
+  },
+}
+
+--- A client that acts for a subuser. It shares the connections, and closes with this one.
+---@param subuser string its name, or `account-id …`
+---@return integrations.sendgrid.Client? client
+---@return integrations.Failure? failure
+function Client:as(subuser)
+  service.check_self(self, Client, "sendgrid.as")
+  local fault = type(subuser) ~= "string" and "must be a string, not a " .. type(subuser)
+    or client.header_fault(subuser)
+  if fault then
+    return nil, failure.invalid("sendgrid.as", { { field = "subuser", message = fault } })
+  end
+  return client.derive(self, { ["on-behalf-of"] = subuser })
+end
+
+local sendgrid = {}
+
+--- Makes a client. Nothing is sent.
+---@param given integrations.sendgrid.Options
+---@return integrations.sendgrid.Client? client
+---@return integrations.Failure? failure
+function sendgrid.new(given)
+  return Client.new(given)
+end
+
+return sendgrid

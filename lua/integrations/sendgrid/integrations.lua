@@ -1,0 +1,439 @@
+--- SendGrid's Integrations API: email events forwarded to Segment.
+--- Schemas and operations carry the names of the API's OpenAPI document.
+local failure = require "integrations.failure"
+local service = require "integrations.service"
+
+-- ---- schemas --------------------------------------------------------------------------------
+
+local Destination = { type = "string", enum = { "Segment" } }
+local DestinationRegion = { type = "string", enum = { "EU", "US" } }
+local EmailEvents = {
+  type = "array",
+  items = {
+    type = "string",
+    enum = {
+      "drop", "processed", "deferred", "group_unsubscribe", "bounce", "delivered", "click",
+      "unsubscribe", "open", "group_resubscribe", "spamreport", "machine_opened",
+    },
+  },
+}
+
+-- No bounds: the documents give three that disagree, so the service decides.
+local WriteKey = { type = "string" }
+local Label = { type = "string", default = "Untitled Integration" }
+
+---@alias integrations.sendgrid.EmailEvent
+---| "drop"
+---| "processed"
+---| "deferred"
+---| "group_unsubscribe"
+---| "bounce"
+---| "delivered"
+---| "click"
+---| "unsubscribe"
+---| "open"
+---| "group_resubscribe"
+---| "spamreport"
+---| "machine_opened"
+
+---@class integrations.sendgrid.IntegrationInput
+---@field destination "Segment"
+---@field filters { email_events: integrations.sendgrid.EmailEvent[] } the events to forward
+---@field properties { write_key: string, destination_region: "EU"|"US" } of the Segment source
+---@field label? string ("Untitled Integration")
+local IntegrationInput = {
+  type = "object",
+  required = { "destination", "filters", "properties" },
+  properties = {
+    destination = Destination,
+    filters = {
+      type = "object",
+      required = { "email_events" },
+      properties = { email_events = EmailEvents },
+    },
+    properties = {
+      type = "object",
+      required = { "write_key", "destination_region" },
+      properties = { write_key = WriteKey, destination_region = DestinationRegion },
+    },
+    label = Label,
+  },
+}
+
+-- Where nothing is required.
+local Filters = { type = "object", properties = { email_events = EmailEvents } }
+local Properties = {
+  type = "object",
+  properties = { write_key = WriteKey, destination_region = DestinationRegion },
+}
+
+---@class integrations.sendgrid.IntegrationPatch
+---@field destination? "Segment"
+---@field filters? { email_events?: integrations.sendgrid.EmailEvent[] } replaces the whole list
+---@field properties? { write_key?: string, destination_region?: "EU"|"US" }
+---@field label? string
+local IntegrationPatch = {
+  type = "object",
+  minProperties = 1,
+  properties = {
+    destination = Destination,
+    filters = Filters,
+    properties = Properties,
+    label = Label,
+  },
+}
+
+---@class integrations.sendgrid.Integration : integrations.sendgrid.IntegrationInput
+---@field integration_id string
+---@field user_id string
+local Integration = {
+  type = "object",
+  properties = {
+    integration_id = { type = "string" },
+    user_id = { type = "string" },
+    filters = Filters,
+    properties = Properties,
+    label = Label,
+    destination = Destination,
+  },
+}
+
+-- ---- operations -----------------------------------------------------------------------------
+
+local path = "/v3/marketing/integrations"
+local Id = { name = "id", ["in"] = "path", schema = { type = "string" } }
+local Ids = {
+  name = "ids",
+  ["in"] = "query",
+  many = true,
+  schema = { type = "array", minItems = 1, items = { type = "string" } },
+}
+local one = { identity = "integration_id" }
+
+local LIMIT = 10 -- Segment integrations of one user
+
+-- The shapes of what a method gives back: the result, or nil and a failure.
+---@alias integrations.sendgrid.One fun(self, id: string): integrations.sendgrid.Integration?, integrations.Failure?
+---@alias integrations.sendgrid.Update fun(self, id: string,
+---  patch: integrations.sendgrid.IntegrationPatch): integrations.sendgrid.Integration?, integrations.Failure?
+
+---@class integrations.sendgrid.Integrations
+---@field list fun(self): integrations.sendgrid.Integration[]?, integrations.Failure? all of the account (or subuser)
+---@field get integrations.sendgrid.One `not_found` where there is none of that id
+---@field update integrations.sendgrid.Update changes the fields that the patch has
+---@field delete fun(self, ids: string|string[]): true?, integrations.Failure? in one request; see also `delete_many`
+local Integrations = service.define {
+  name = "integrations",
+  schemas = {
+    IntegrationInput = IntegrationInput,
+    IntegrationPatch = IntegrationPatch,
+    Integration = Integration,
+  },
+  operations = {
+    list = {
+      method = "GET",
+      path = path,
+      result = { identity = "integration_id", field = "result", array = true },
+    },
+    create = { method = "POST", path = path, body = "IntegrationInput", result = one, limit = LIMIT },
+    get = { method = "GET", path = path .. "/{id}", parameters = { Id }, result = one },
+    update = {
+      method = "PATCH",
+      path = path .. "/{id}",
+      parameters = { Id },
+      body = "IntegrationPatch",
+      body_name = "patch",
+      result = one,
+    },
+    delete = { method = "DELETE", path = path, parameters = { Ids } },
+  },
+}
+
+local send_create = Integrations.create
+
+--- Makes an integration. The service answers 403 for a missing scope and for a full account; where
+--- its words leave that open, the integrations are counted.
+---@param input integrations.sendgrid.IntegrationInput
+---@return integrations.sendgrid.Integration? created
+---@return integrations.Failure? failure
+function Integrations:create(input)
+  service.check_self(self, Integrations, "integrations.create")
+  local bounded = service.bounded(self)
+  local created, failed = send_create(bounded, input)
+  if failed and failed.kind == "forbidden" and failed.status == 403 and not failed:mentions "scope" then
+    local existing = bounded:list()
+    if existing and #existing >= LIMIT then
+      failed.kind = "limit_reached"
+      failed.message = ("the account holds %d integrations, as many as it may: delete one first"):format(#existing)
+    end
+  end
+  return created, failed
+end
+
+-- ---- helpers --------------------------------------------------------------------------------
+
+--- Iterates over all integrations. The API has no pages, so this is one request. A failure is
+--- raised, since a loop has no other way to hear of it.
+---
+---   for integration in sg.integrations:each() do print(integration.label) end
+---@return fun(): integrations.sendgrid.Integration?
+function Integrations:each()
+  service.check_self(self, Integrations, "integrations.each")
+  local all, failed = self:list()
+  if not all then
+    error(failed, 0)
+  end
+  local i = 0
+  return function()
+    i = i + 1
+    return all[i]
+  end
+end
+
+-- A criterion of an array's field names one element of it.
+local criteria = { type = "object", properties = {} }
+for _, field in ipairs(service.fields(Integration)) do
+  if field.schema.type ~= "object" then
+    criteria.properties[field.path] = field.schema.items or field.schema
+  end
+end
+local check_criteria = service.checker("criteria", criteria)
+
+local function value_at(integration, dotted)
+  local value = integration
+  for name in dotted:gmatch "[^.]+" do
+    value = type(value) == "table" and value[name] or nil
+  end
+  return value
+end
+
+local function contains(list, wanted)
+  for _, value in ipairs(list) do
+    if value == wanted then
+      return true
+    end
+  end
+  return false
+end
+
+local function matches(integration, wanted)
+  for dotted, expected in next, wanted do
+    local actual = value_at(integration, dotted)
+    if actual ~= expected and not (type(actual) == "table" and contains(actual, expected)) then
+      return false
+    end
+  end
+  return true
+end
+
+--- The integrations whose fields have the given values. Fields of fields are written with dots;
+--- `["filters.email_events"] = "open"` finds those that forward opens, whatever else they forward.
+---@param wanted table<string, string>
+---@return integrations.sendgrid.Integration[]? found
+---@return integrations.Failure? failure
+function Integrations:find(wanted)
+  service.check_self(self, Integrations, "integrations.find")
+  local faults = check_criteria(self, "integrations.find", wanted)
+  if faults then
+    return nil, failure.invalid("integrations.find", faults)
+  end
+  local all, failed = self:list()
+  if not all then
+    return nil, failed
+  end
+  local found = {}
+  for _, integration in ipairs(all) do
+    if matches(integration, wanted) then
+      found[#found + 1] = integration
+    end
+  end
+  return found
+end
+
+local check_events = service.checker("events", {
+  type = "array",
+  minItems = 1,
+  items = EmailEvents.items,
+})
+
+-- Reads an integration, lets `change` make a new list of its events, and writes that list if it
+-- differs. Between the two another program may write: the API has no way to exclude that.
+local function change_events(self, name, id, events, change)
+  if type(events) == "string" then
+    events = { events }
+  end
+  local faults = check_events(self, name, events)
+  if faults then
+    return nil, failure.invalid(name, faults)
+  end
+  local bounded = service.bounded(self)
+  local current, failed = bounded:get(id)
+  if not current then
+    return nil, failed
+  end
+  local before = value_at(current, "filters.email_events") or {}
+  local after = change(before, service.list(events))
+  if #after == #before then
+    return current
+  end
+  return bounded:update(id, { filters = { email_events = after } })
+end
+
+local function union(before, events)
+  local after = { (table.unpack or unpack)(before) }
+  for _, event in ipairs(events) do
+    if not contains(after, event) then
+      after[#after + 1] = event
+    end
+  end
+  return after
+end
+
+local function difference(before, events)
+  local after = {}
+  for _, event in ipairs(before) do
+    if not contains(events, event) then
+      after[#after + 1] = event
+    end
+  end
+  return after
+end
+
+--- Forwards these events, too. Where all are forwarded already, nothing is written.
+---@param id string
+---@param events integrations.sendgrid.EmailEvent|integrations.sendgrid.EmailEvent[]
+---@return integrations.sendgrid.Integration? integration as it is afterwards
+---@return integrations.Failure? failure
+function Integrations:add_events(id, events)
+  service.check_self(self, Integrations, "integrations.add_events")
+  return change_events(self, "integrations.add_events", id, events, union)
+end
+
+--- Forwards these events no longer. Where none of them is forwarded, nothing is written.
+---@param id string
+---@param events integrations.sendgrid.EmailEvent|integrations.sendgrid.EmailEvent[]
+---@return integrations.sendgrid.Integration? integration as it is afterwards
+---@return integrations.Failure? failure
+function Integrations:remove_events(id, events)
+  service.check_self(self, Integrations, "integrations.remove_events")
+  return change_events(self, "integrations.remove_events", id, events, difference)
+end
+
+-- ---- delete_many ----------------------------------------------------------------------------
+
+local MAX_URL = 2000 -- bytes; what everything between here and the service passes on
+
+---@class integrations.sendgrid.Deletion
+---@field id string
+---@field outcome integrations.Outcome of this id
+---@field failure? integrations.Failure where the outcome is not `applied`
+
+---@class integrations.sendgrid.DeleteReport
+---@field ok boolean whether every id was deleted
+---@field [integer] integrations.sendgrid.Deletion one for each id, in the order given
+
+local function without_duplicates(ids)
+  local seen, unique = {}, {}
+  for _, id in ipairs(ids) do
+    if not seen[id] then
+      seen[id] = true
+      unique[#unique + 1] = id
+    end
+  end
+  return unique
+end
+
+local function find_too_long(ids, space)
+  local faults = {}
+  for i, id in ipairs(ids) do
+    if #service.percent_encode(id) >= space then
+      faults[#faults + 1] = { field = ("ids[%d]"):format(i), message = "is too long for an address" }
+    end
+  end
+  return faults[1] and faults
+end
+
+-- Cuts the ids into lists whose address stays short enough.
+local function chunks_of(ids, address_size)
+  local chunks, size = {}, MAX_URL + 1
+  for _, id in ipairs(ids) do
+    local id_size = #service.percent_encode(id) + 1
+    if size + id_size > MAX_URL then
+      chunks[#chunks + 1] = {}
+      size = address_size
+    end
+    table.insert(chunks[#chunks], id)
+    size = size + id_size
+  end
+  return chunks
+end
+
+-- Whether a failure speaks of one id among several, so that the others are worth trying alone.
+-- Both statuses say that nothing was deleted, and neither says reliably because of which id.
+local about_one_id = { rejected = true, not_found = true }
+
+-- Deletes a list, records what became of each id, and returns a failure that makes it pointless
+-- to go on.
+local function delete_chunk(self, chunk, deletions)
+  local done, failed = self:delete(chunk)
+  if not done and #chunk > 1 and about_one_id[failed.kind] then
+    for _, id in ipairs(chunk) do
+      local stopped = delete_chunk(self, { id }, deletions)
+      if stopped then
+        return stopped
+      end
+    end
+    return nil
+  end
+  for _, id in ipairs(chunk) do
+    deletions[id] = { id = id, outcome = done and "applied" or failed.outcome, failure = failed }
+  end
+  return not done and not about_one_id[failed.kind] and failed or nil
+end
+
+local function not_tried(id, stopped)
+  return {
+    id = id,
+    outcome = "not_applied",
+    failure = failure.new {
+      kind = stopped.kind,
+      operation = "integrations.delete_many",
+      message = "not sent, since an earlier part failed: " .. stopped.message,
+      status = stopped.status,
+      code = stopped.code,
+    },
+  }
+end
+
+--- Deletes any number of ids, in as few requests as their length allows. Duplicates are sent
+--- once. An id that the service refuses does not keep the others from being deleted; after a
+--- failure that has nothing to do with an id the rest is not sent.
+---@param ids string|string[]
+---@return integrations.sendgrid.DeleteReport? report
+---@return integrations.Failure? failure where an id is invalid: then nothing was sent
+function Integrations:delete_many(ids)
+  service.check_self(self, Integrations, "integrations.delete_many")
+  local unique, faults = service.read_argument(self, "integrations.delete_many", "delete", "ids", ids)
+  if faults then
+    return nil, failure.invalid("integrations.delete_many", faults)
+  end
+  unique = without_duplicates(service.list(unique))
+  local address_size = #self.session.base_url + #path + #"?ids="
+  faults = find_too_long(unique, MAX_URL - address_size)
+  if faults then
+    return nil, failure.invalid("integrations.delete_many", faults)
+  end
+  local bounded = service.bounded(self)
+  local deletions, stopped = {}, nil
+  for _, chunk in ipairs(chunks_of(unique, address_size)) do
+    stopped = stopped or delete_chunk(bounded, chunk, deletions)
+  end
+  local report = { ok = true }
+  for i, id in ipairs(unique) do
+    report[i] = deletions[id] or not_tried(id, stopped)
+    report.ok = report.ok and report[i].outcome == "applied"
+  end
+  return report
+end
+
+return Integrations

@@ -1,0 +1,71 @@
+rockspec_format = "3.0"
+package = "integrations"
+version = "0.1.0-1"
+
+source = {
+  -- Until the project has a public home: `luarocks make` builds from a checkout and needs no address.
+  url = "git+https://example.com/integrations.git",
+  tag = "v0.1.0",
+}
+
+description = {
+  summary = "Client for Twilio SendGrid's Integrations API: email events forwarded to Segment",
+  detailed = [[
+    Input is checked before anything is sent and every fault is named; each failure says whether the call was applied;
+    a write never goes out twice by accident. On a C core with libcurl. Comes with an emulator of the service.
+  ]],
+  license = "MIT",
+  labels = { "sendgrid", "segment", "http", "client" },
+}
+
+dependencies = {
+  "lua >= 5.1, < 5.5",
+  "lua-cjson >= 2.1.0",
+}
+
+-- A library, not a header: LuaRocks does not look where Debian keeps libcurl's headers, but the compiler does.
+external_dependencies = {
+  CURL = { library = "curl" },
+}
+
+build = {
+  type = "builtin",
+  modules = {
+    ["integrations.core"] = {
+      sources = {
+        "csrc/core.c",
+        "csrc/engine.c",
+        "csrc/lua_engine.c",
+        "csrc/schema.c",
+        "csrc/text.c",
+      },
+      defines = { "_GNU_SOURCE" },
+      libraries = { "curl", "pthread" },
+      incdirs = { "$(CURL_INCDIR)" },
+      libdirs = { "$(CURL_LIBDIR)" },
+    },
+    ["integrations"] = "lua/integrations/init.lua",
+    ["integrations.call"] = "lua/integrations/call.lua",
+    ["integrations.client"] = "lua/integrations/client.lua",
+    ["integrations.emulator"] = "lua/integrations/emulator/init.lua",
+    ["integrations.emulator.command"] = "lua/integrations/emulator/command.lua",
+    ["integrations.emulator.json"] = "lua/integrations/emulator/json.lua",
+    ["integrations.emulator.sendgrid"] = "lua/integrations/emulator/sendgrid.lua",
+    ["integrations.emulator.server"] = "lua/integrations/emulator/server.lua",
+    ["integrations.emulator.url"] = "lua/integrations/emulator/url.lua",
+    ["integrations.examples.demo"] = "lua/integrations/examples/demo.lua",
+    ["integrations.failure"] = "lua/integrations/failure.lua",
+    ["integrations.json"] = "lua/integrations/json.lua",
+    ["integrations.retry"] = "lua/integrations/retry.lua",
+    ["integrations.sendgrid"] = "lua/integrations/sendgrid.lua",
+    ["integrations.sendgrid.integrations"] = "lua/integrations/sendgrid/integrations.lua",
+    ["integrations.service"] = "lua/integrations/service.lua",
+    ["integrations.transport"] = "lua/integrations/transport/init.lua",
+    ["integrations.transport.curl"] = "lua/integrations/transport/curl.lua",
+  },
+  install = {
+    bin = {
+      ["integrations-emulator"] = "lua/integrations/emulator/command.lua",
+    },
+  },
+}

@@ -1,0 +1,185 @@
+local fake_transport = require "spec.support.fake_transport"
+local sendgrid = require "integrations.sendgrid"
+
+-- The shared options are tried through a client that exists.
+local function new(options)
+  local answers = { { status = 200, body = '{"result":[]}' } }
+  local given = { api_key = "SG.test.canary", transport = fake_transport.new(answers) }
+  for name, value in pairs(options) do
+    given[name] = value
+  end
+  return sendgrid.new(given)
+end
+
+local function faults_of(failed)
+  local texts = {}
+  for i, fault in ipairs(failed.errors) do
+    texts[i] = fault.field .. " " .. fault.message
+  end
+  return texts
+end
+
+local URL_FORM = 'base_url must look like "https://host", "https://host:8443" or "https://host/path"'
+local PLAIN = "base_url must begin with https://: "
+  .. "the credentials would be readable on the way (http is for loopback only)"
+
+describe("integrations.client", function()
+  describe("refuses", function()
+    local cases = {
+      { { base_url = "http://example.com" }, PLAIN },
+      { { base_url = "http://127.0.0.1.example.com" }, PLAIN },
+      { { base_url = "http://localhost.example.com" }, PLAIN },
+      { { base_url = "http://10.0.0.1" }, PLAIN },
+      { { base_url = "http://[::2]" }, PLAIN },
+      { { base_url = "http://127.0.0.1@example.com" }, URL_FORM },
+      { { base_url = "https://user:pass@example.com" }, URL_FORM },
+      { { base_url = "https://example.com?x=1" }, URL_FORM },
+      { { base_url = "https://example.com#x" }, URL_FORM },
+      { { base_url = "https://example.com:port" }, URL_FORM },
+      { { base_url = "https://example.com\\@evil.example" }, URL_FORM },
+      { { base_url = "https://example.com\r\nX: y" }, URL_FORM },
+      { { base_url = "https://example.com\0" }, URL_FORM },
+      { { base_url = "example.com" }, URL_FORM },
+      { { base_url = "HTTPS://example.com" }, "base_url must begin with https://" },
+      { { base_url = "ftp://example.com" }, "base_url must begin with https://" },
+      { { base_url = "file:///etc/passwd" }, URL_FORM },
+      { { base_url = "" }, "base_url must have at least 1 character, not 0", URL_FORM },
+      { { base_url = 5 }, "base_url must be a string, not a number" },
+      { { timeout = 0 }, "timeout must be at least 0.001, not 0" },
+      { { timeout = -1 }, "timeout must be at least 0.001, not -1" },
+      { { timeout = 1e300 }, "timeout must be at most 86400, not 1e+300" },
+      { { timeout = 0 / 0 }, "timeout must be a finite number" },
+      { { timeout = "30" }, "timeout must be a number, not a string" },
+      { { connect_timeout = 0 }, "connect_timeout must be at least 0.001, not 0" },
+      { { max_attempts = 0 }, "max_attempts must be at least 1, not 0" },
+      { { max_attempts = 1.5 }, "max_attempts must be a whole number below 2^53" },
+      { { on_event = "print" }, "on_event must be a function, not a string" },
+      { { strict = "no" }, "strict must be a boolean, not a string" },
+      { { ca_file = "a\0b" }, "ca_file must not have a NUL byte" },
+      { { proxy = "" }, "proxy must have at least 1 character, not 0" },
+      { { transport = "pigeon" }, 'transport must be "curl", or a table with a function send' },
+      { { time_out = 5 }, 'time_out is not a known field; did you mean "timeout"?' },
+    }
+    for _, case in ipairs(cases) do
+      local name, value = next(case[1])
+      it(("%s = %q"):format(name, tostring(value)), function()
+        local client, failed = new(case[1])
+        assert.is_nil(client)
+        assert.same({ "invalid", "not_applied", "sendgrid.new" }, { failed.kind, failed.outcome, failed.operation })
+        local expected = { (table.unpack or unpack)(case, 2) }
+        assert.same(expected, faults_of(failed))
+      end)
+    end
+
+    it("all faults at once", function()
+      local _, failed = new { timeout = 0, connect_timeout = "x", base_url = "http://example.com", regoin = "eu" }
+      assert.same({
+        PLAIN,
+        "connect_timeout must be a number, not a string",
+        'regoin is not a known field; did you mean "region"?',
+        "timeout must be at least 0.001, not 0",
+      }, faults_of(failed))
+    end)
+
+    for _, options in ipairs { "text", 5, true } do
+      it("a " .. type(options) .. " for options", function()
+        local _, failed = sendgrid.new(options)
+        assert.same({ "options must be an object, not a " .. type(options) }, faults_of(failed))
+      end)
+    end
+
+    it("no options at all", function()
+      assert.same({ "options must be an object, not nil" }, faults_of(select(2, sendgrid.new())))
+    end)
+
+    it("what only a metatable adds", function()
+      local _, failed = sendgrid.new(setmetatable({}, { __index = { api_key = "SG.test.canary" } }))
+      assert.same({ "api_key is required" }, faults_of(failed))
+    end)
+  end)
+
+  describe("accepts", function()
+    for _, url in ipairs {
+      "https://example.com", "https://example.com:8443", "https://example.com/a/b/", "http://127.0.0.1:8080",
+      "http://localhost", "http://[::1]:8080", "http://127.8.9.10/x", "https://[2001:db8::1]",
+    } do
+      it(url, function()
+        assert.is_table((new { base_url = url }))
+      end)
+    end
+  end)
+
+  it("ignores the slash at the end of base_url", function()
+    local client = new { base_url = "https://example.com/base//" }
+    assert.equal("https://example.com/base", client.session.base_url)
+  end)
+
+  describe("close", function()
+    it("closes the transport once, however often it is called", function()
+      local transport = fake_transport.new { { status = 204 } }
+      local client = new { transport = transport }
+      client:close()
+      client:close()
+      assert.equal(1, transport.closed)
+      local result, failed = client.integrations:list()
+      assert.is_nil(result)
+      assert.same({ "closed", "integrations.list: closed (not_applied): this client was closed; make a new one" },
+        { failed.kind, tostring(failed) })
+      assert.equal(0, #transport.requests)
+    end)
+
+    it("of a client made by as leaves its parent open", function()
+      local transport = fake_transport.new { { status = 200, body = '{"result":[]}' } }
+      local client = new { transport = transport }
+      local child = client:as "alice"
+      child:close()
+      assert.equal(0, transport.closed)
+      assert.equal("closed", select(2, child.integrations:list()).kind)
+      assert.same({}, (client.integrations:list()))
+    end)
+
+    it("of a parent closes those made by as", function()
+      local client = new {}
+      local child = assert(client:as "alice")
+      local grandchild = assert(child:as "bob")
+      client:close()
+      assert.equal("closed", select(2, child.integrations:list()).kind)
+      assert.equal("closed", select(2, grandchild.integrations:list()).kind)
+    end)
+
+    it("raises without its colon", function()
+      local client = new {}
+      assert.error_matches(function()
+        client.close()
+      end, "call it with a colon: sendgrid:close", 1, true)
+    end)
+
+    it("happens at the end of a scope in Lua 5.4", function()
+      if _VERSION ~= "Lua 5.4" then
+        return
+      end
+      local transport = fake_transport.new { { status = 204 } }
+      local scope = load [[ local client <close> = ... ]]
+      scope((new { transport = transport }))
+      assert.equal(1, transport.closed)
+    end)
+  end)
+
+  it("shows no secret, however one looks", function()
+    local client = new { on_behalf_of = "alice", transport = "curl" }
+    local seen = {}
+    local function look(value)
+      assert.is_nil(tostring(value):find("canary", 1, true))
+      if type(value) == "table" and not seen[value] then
+        seen[value] = true
+        look(getmetatable(value))
+        for name, field in pairs(value) do
+          look(name)
+          look(field)
+        end
+      end
+    end
+    look(client)
+    client:close()
+  end)
+end)

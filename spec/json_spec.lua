@@ -1,0 +1,64 @@
+local cjson = require "cjson"
+local json = require "integrations.json"
+
+describe("integrations.json", function()
+  describe("encode", function()
+    local list = { type = "array", items = { type = "string" } }
+    local schema = { type = "object", properties = { list = list, object = { type = "object" } } }
+    local cases = {
+      { "an empty array is []", { list = {} }, '{"list":[]}' },
+      { "an empty object is {}", { object = {} }, '{"object":{}}' },
+      { "fields come in the order of their names", { object = { b = 1, a = true, c = "x" } },
+        '{"object":{"a":true,"b":1,"c":"x"}}' },
+      { "elements come in theirs", { list = { "z", "a" } }, '{"list":["z","a"]}' },
+      { "what no schema names is told apart by its keys", { other = { { x = 1 }, {} } }, '{"other":[{"x":1},{}]}' },
+      { "NUL and control characters are escaped", { list = { "a\0b\n" } }, '{"list":["a\\u0000b\\n"]}' },
+    }
+    for _, case in ipairs(cases) do
+      it(case[1], function()
+        assert.equal(case[3], json.encode(case[2], schema))
+      end)
+    end
+
+    it("runs no metamethod", function()
+      local forbidden = { __index = error, __pairs = error, __len = error }
+      local value = setmetatable({ list = setmetatable({ "a" }, forbidden) }, forbidden)
+      assert.equal('{"list":["a"]}', json.encode(value, schema))
+    end)
+  end)
+
+  describe("decode", function()
+    it("leaves out fields that are null, at any depth", function()
+      assert.same({ a = 1, c = { { e = "null" } } }, json.decode '{"a":1,"b":null,"c":[{"d":null,"e":"null"}]}')
+    end)
+
+    it("keeps null in an array, so that the others keep their places", function()
+      local list = json.decode "[1,null,3]"
+      assert.equal(json.null, list[2])
+      assert.equal(3, list[3])
+    end)
+
+    local faults = {
+      ["nothing"] = "",
+      ["a web page"] = "<html></html>",
+      ["a text that goes on"] = '{"a":1} x',
+      ["a text that is cut"] = '{"a":',
+      ["NaN"] = '{"a":NaN}',
+      ["Infinity"] = '{"a":Infinity}',
+      ["a hexadecimal number"] = '{"a":0x10}',
+      ["100,000 levels"] = ("["):rep(100000) .. ("]"):rep(100000),
+    }
+    for name, text in pairs(faults) do
+      it("refuses " .. name, function()
+        local value, message = json.decode(text)
+        assert.is_nil(value)
+        assert.is_string(message)
+      end)
+    end
+
+    it("leaves the settings of the program's own lua-cjson alone", function()
+      assert.equal(cjson.null, cjson.decode '{"a":null}'.a)
+      assert.equal(math.huge, cjson.decode '{"a":Infinity}'.a)
+    end)
+  end)
+end)

@@ -1,0 +1,412 @@
+local emulator = require "integrations.emulator"
+local fake_transport = require "spec.support.fake_transport"
+local sendgrid = require "integrations.sendgrid"
+
+local function input(fields)
+  local made = {
+    destination = "Segment",
+    filters = { email_events = { "open", "click" } },
+    properties = { write_key = "a123456", destination_region = "EU" },
+    label = "A",
+  }
+  for name, value in pairs(fields or {}) do
+    made[name] = value
+  end
+  return made
+end
+
+local function client_for(transport)
+  return assert(sendgrid.new {
+    api_key = "SG.emulator.full",
+    base_url = "http://127.0.0.1:1",
+    transport = transport,
+    max_attempts = 1,
+  })
+end
+
+-- A client of an emulator in this process, and the emulator.
+local function emulated(options)
+  local service = emulator.new(options)
+  return client_for(service).integrations, service
+end
+
+-- A client of answers that no service would give.
+local function answered(answers)
+  local transport = fake_transport.new(answers)
+  return client_for(transport).integrations, transport.requests
+end
+
+local function faults_of(failed)
+  local texts = {}
+  for i, fault in ipairs(failed.errors) do
+    texts[i] = (fault.field or "-") .. ": " .. fault.message
+  end
+  return texts
+end
+
+local function lines(requests)
+  local made = {}
+  for i, request in ipairs(requests) do
+    made[i] = request.method .. " " .. request.url:gsub("^http://127.0.0.1:1", "")
+      .. (request.body and " " .. request.body or "")
+  end
+  return made
+end
+
+describe("integrations.sendgrid.integrations", function()
+  it("sends the documents' requests, byte for byte", function()
+    local integrations, service = emulated()
+    local made = assert(integrations:create(input()))
+    assert(integrations:list())
+    assert(integrations:get(made.integration_id))
+    assert(integrations:update(made.integration_id, { filters = { email_events = {} } }))
+    local second = assert(integrations:create(input { filters = { email_events = {} } }))
+    assert.is_true(integrations:delete { made.integration_id, second.integration_id })
+    assert.same({
+      'POST /v3/marketing/integrations {"destination":"Segment","filters":{"email_events":["open","click"]},'
+        .. '"label":"A","properties":{"destination_region":"EU","write_key":"a123456"}}',
+      "GET /v3/marketing/integrations",
+      "GET /v3/marketing/integrations/5a1234",
+      'PATCH /v3/marketing/integrations/5a1234 {"filters":{"email_events":[]}}',
+      'POST /v3/marketing/integrations {"destination":"Segment","filters":{"email_events":[]},'
+        .. '"label":"A","properties":{"destination_region":"EU","write_key":"a123456"}}',
+      "DELETE /v3/marketing/integrations?ids=5a1234,5a1235",
+    }, lines(service.requests))
+    for i, request in ipairs(service.requests) do
+      assert.equal(request.body and "application/json" or nil, request.headers["content-type"], "request " .. i)
+      assert.equal("application/json", request.headers.accept)
+    end
+  end)
+
+  it("gives what the service gives", function()
+    local integrations = emulated()
+    local made = assert(integrations:create(input()))
+    assert.same({
+      integration_id = "5a1234",
+      user_id = "12345",
+      destination = "Segment",
+      filters = { email_events = { "open", "click" } },
+      properties = { write_key = "a123456", destination_region = "EU" },
+      label = "A",
+    }, made)
+    assert.same({ made }, (integrations:list()))
+    assert.same(made, (integrations:get "5a1234"))
+    local changed = assert(integrations:update("5a1234", { label = "B" }))
+    assert.same({ "B", { "open", "click" } }, { changed.label, changed.filters.email_events })
+  end)
+
+  it("keeps fields that it does not know, and leaves out those that are null", function()
+    local integrations = answered { { status = 200, body = '{"integration_id":"a","new":{"x":[1]},"label":null}' } }
+    assert.same({ integration_id = "a", new = { x = { 1 } } }, (integrations:get "a"))
+  end)
+
+  it("can send back what it was given", function()
+    local integrations, service = emulated()
+    local made = assert(integrations:create(input { filters = { email_events = {} } }))
+    assert(integrations:update(made.integration_id, { filters = made.filters, properties = made.properties }))
+    assert.equal('{"filters":{"email_events":[]},"properties":{"destination_region":"EU","write_key":"a123456"}}',
+      service.requests[2].body)
+  end)
+
+  describe("sends nothing for", function()
+    local cases = {
+      { "create", { {} }, { "destination: is required", "filters: is required", "properties: is required" } },
+      { "create", { input { filters = {}, properties = {} } }, {
+        "filters.email_events: is required",
+        "properties.destination_region: is required",
+        "properties.write_key: is required",
+      } },
+      { "create", { input { filters = { email_events = { "opened", "click", "Open" } } } }, {
+        'filters.email_events[1]: "opened" is not a known value; did you mean "open"?',
+        'filters.email_events[3]: "Open" is not a known value; did you mean "open"?',
+      } },
+      { "create", { input { label = 5, integration_id = "x" } }, {
+        'integration_id: is not a known field; known: "destination", "filters", "label", "properties"',
+        "label: must be a string, not a number",
+      } },
+      { "create", { input { properties = { write_key = true, destination_region = "eu" } } }, {
+        'properties.destination_region: "eu" is not a known value; did you mean "EU"?',
+        "properties.write_key: must be a string, not a boolean",
+      } },
+      { "update", { "a", {} }, { "patch: must have at least 1 field, not 0" } },
+      { "update", { "a", { lable = "x" } }, { 'lable: is not a known field; did you mean "label"?' } },
+      { "update", { "..", nil }, { 'id: must not be "." or ".."', "patch: must be an object, not nil" } },
+      { "get", {}, { "id: must be a string, not nil" } },
+      { "delete", { { "a", "b,c" } }, { "ids[2]: must not have a comma: it would be taken for two" } },
+      { "delete_many", { {} }, { "ids: must have at least 1 element, not 0" } },
+      { "delete_many", { { "a", "b/c", 5 } }, { "ids[3]: must be a string, not a number" } },
+      { "delete_many", { { ("x"):rep(2000) } }, { "ids[1]: is too long for an address" } },
+      { "find", { { lable = "x" } }, { 'lable: is not a known field; did you mean "label"?' } },
+      { "find", {}, { "criteria: must be an object, not nil" } },
+      { "find", { { ["properties.destination_region"] = "eu" } },
+        { '["properties.destination_region"]: "eu" is not a known value; did you mean "EU"?' } },
+      { "add_events", { "a", "opened" }, { 'events[1]: "opened" is not a known value; did you mean "open"?' } },
+      { "add_events", { "a", {} }, { "events: must have at least 1 element, not 0" } },
+      { "remove_events", { "a" }, { "events: must be an array, not nil" } },
+      { "remove_events", { "..", { "open" } }, { 'id: must not be "." or ".."' } },
+    }
+    for i, case in ipairs(cases) do
+      it(("%s, case %d"):format(case[1], i), function()
+        local integrations, service = emulated()
+        local result, failed = integrations[case[1]](integrations, (table.unpack or unpack)(case[2], 1, 2))
+        assert.is_nil(result)
+        assert.same({ "invalid", "not_applied" }, { failed.kind, failed.outcome })
+        assert.same(case[3], faults_of(failed))
+        assert.equal(0, #service.requests)
+      end)
+    end
+  end)
+
+  describe("a full account", function()
+    it("is known by the service's words", function()
+      local integrations, service = emulated { quota = 1 }
+      assert(integrations:create(input()))
+      local _, failed = integrations:create(input())
+      assert.same({ "limit_reached", 403, "not_applied" }, { failed.kind, failed.status, failed.outcome })
+      assert.equal(2, #service.requests)
+    end)
+
+    local function list_of(count)
+      local parts = {}
+      for i = 1, count do
+        parts[i] = ('{"integration_id":"%d"}'):format(i)
+      end
+      return { status = 200, body = '{"result":[' .. table.concat(parts, ",") .. "]}" }
+    end
+
+    it("is known by counting where the words leave it open", function()
+      local integrations, requests = answered { { status = 403, body = "" }, list_of(10) }
+      local _, failed = integrations:create(input())
+      assert.same({ "limit_reached", "the account holds 10 integrations, as many as it may: delete one first" },
+        { failed.kind, failed.message })
+      assert.equal(2, #requests)
+    end)
+
+    it("is not assumed where there is room, or where nobody can say", function()
+      for _, second in ipairs { list_of(9), { status = 403, body = "" } } do
+        local integrations = answered { { status = 403, body = "" }, second }
+        assert.equal("forbidden", select(2, integrations:create(input())).kind)
+      end
+    end)
+
+    it("is not looked for where a scope is missing", function()
+      local body = '{"errors":[{"message":"please ensure you have the correct scopes: limit of your key"}]}'
+      local integrations, requests = answered { { status = 403, body = body } }
+      assert.equal("forbidden", select(2, integrations:create(input())).kind)
+      assert.equal(1, #requests)
+    end)
+  end)
+
+  describe("each", function()
+    it("gives them one by one", function()
+      local integrations = emulated()
+      for _, label in ipairs { "A", "B", "C" } do
+        assert(integrations:create(input { label = label }))
+      end
+      local labels = {}
+      for integration in integrations:each() do
+        labels[#labels + 1] = integration.label
+      end
+      assert.same({ "A", "B", "C" }, labels)
+    end)
+
+    it("gives nothing for an empty account", function()
+      for _ in emulated():each() do
+        error "there should be none"
+      end
+    end)
+
+    it("raises the failure, since a loop has no other way to hear of it", function()
+      local integrations = answered { { status = 401, body = "" } }
+      local ok, failed = pcall(integrations.each, integrations)
+      assert.is_false(ok)
+      assert.equal("unauthorized", failed.kind)
+    end)
+  end)
+
+  describe("find", function()
+    local integrations = emulated()
+    for i, region in ipairs { "EU", "US", "EU" } do
+      assert(integrations:create {
+        destination = "Segment",
+        label = i == 3 and "other" or "same",
+        filters = { email_events = i == 1 and { "open", "click" } or { "bounce" } },
+        properties = { write_key = "a12345" .. i, destination_region = region },
+      })
+    end
+    local cases = {
+      { {}, "a123451 a123452 a123453" },
+      { { label = "same" }, "a123451 a123452" },
+      { { label = "same", ["properties.destination_region"] = "EU" }, "a123451" },
+      { { ["properties.write_key"] = "a123453" }, "a123453" },
+      { { ["filters.email_events"] = "click" }, "a123451" },
+      { { label = "none" }, "" },
+      { { user_id = "12345", destination = "Segment" }, "a123451 a123452 a123453" },
+    }
+    for i, case in ipairs(cases) do
+      it("finds what has all the values, case " .. i, function()
+        local keys = {}
+        for k, found in ipairs(assert(integrations:find(case[1]))) do
+          keys[k] = found.properties.write_key
+        end
+        assert.equal(case[2], table.concat(keys, " "))
+      end)
+    end
+
+    it("passes on what goes wrong", function()
+      assert.equal("server", select(2, answered({ { status = 500, body = "" } }):find {}).kind)
+    end)
+  end)
+
+  describe("add_events and remove_events", function()
+    local function start()
+      local integrations, service = emulated()
+      local id = assert(integrations:create(input())).integration_id
+      return integrations, service, id
+    end
+
+    it("write the list as it should be", function()
+      local integrations, service, id = start()
+      assert.same({ "open", "click", "bounce", "drop" },
+        assert(integrations:add_events(id, { "bounce", "open", "drop", "bounce" })).filters.email_events)
+      assert.same({ "open", "drop" },
+        assert(integrations:remove_events(id, { "click", "bounce" })).filters.email_events)
+      assert.same({}, assert(integrations:remove_events(id, { "drop", "open" })).filters.email_events)
+      assert.equal('{"filters":{"email_events":[]}}', service.requests[#service.requests].body)
+    end)
+
+    it("take one name, too", function()
+      local integrations, _, id = start()
+      assert.same({ "open", "click", "drop" }, assert(integrations:add_events(id, "drop")).filters.email_events)
+      assert.same({ "open", "click" }, assert(integrations:remove_events(id, "drop")).filters.email_events)
+    end)
+
+    it("write nothing where nothing changes", function()
+      local integrations, service, id = start()
+      assert.equal(id, assert(integrations:add_events(id, { "click", "open" })).integration_id)
+      assert.equal(id, assert(integrations:remove_events(id, "drop")).integration_id)
+      for i = 2, #service.requests do
+        assert.equal("GET", service.requests[i].method)
+      end
+    end)
+
+    it("pass on what goes wrong", function()
+      local integrations = emulated()
+      assert.equal("not_found", select(2, integrations:add_events("none", "open")).kind)
+    end)
+  end)
+
+  describe("delete_many", function()
+    local function outcomes(report)
+      local texts = {}
+      for i, entry in ipairs(report) do
+        texts[i] = entry.id .. " " .. entry.outcome .. (entry.failure and " " .. entry.failure.kind or "")
+      end
+      return texts
+    end
+
+    it("deletes in one request what fits, each id once", function()
+      local integrations, service = emulated()
+      local a = assert(integrations:create(input())).integration_id
+      local b = assert(integrations:create(input())).integration_id
+      local report = assert(integrations:delete_many { a, b, a })
+      assert.is_true(report.ok)
+      assert.same({ a .. " applied", b .. " applied" }, outcomes(report))
+      assert.equal("DELETE /v3/marketing/integrations?ids=" .. a .. "," .. b, lines(service.requests)[3])
+      assert.equal(3, #service.requests)
+    end)
+
+    it("takes one id", function()
+      local report = assert((answered { { status = 204, body = "" } }):delete_many "a")
+      assert.same({ "a applied" }, outcomes(report))
+    end)
+
+    it("keeps every address within 2,000 bytes, and as few as can be", function()
+      local integrations, requests = answered { { status = 204, body = "" } }
+      local ids = {}
+      for i = 1, 1000 do
+        ids[i] = ("é-%04d"):format(i)
+      end
+      local report = assert(integrations:delete_many(ids))
+      assert.equal(1000, #report)
+      assert.is_true(report.ok)
+      local sent = {}
+      for i, request in ipairs(requests) do
+        assert.is_true(#request.url <= 2000)
+        -- Ten more characters and a comma would not have fitted.
+        assert.is_true(i == #requests or #request.url + 12 > 2000)
+        for id in request.url:match("ids=(.*)"):gmatch "[^,]+" do
+          sent[#sent + 1] = id
+        end
+      end
+      assert.equal(1000, #sent)
+      assert.equal("%C3%A9-0001", sent[1])
+    end)
+
+    it("deletes the others where the service finds fault with one", function()
+      local integrations, service = emulated()
+      local a = assert(integrations:create(input())).integration_id
+      local b = assert(integrations:create(input())).integration_id
+      local report = assert(integrations:delete_many { a, "none", b })
+      assert.is_false(report.ok)
+      assert.same({ a .. " applied", "none not_applied not_found", b .. " applied" }, outcomes(report))
+      assert.same({}, (integrations:list()))
+      assert.equal(7, #service.requests)
+    end)
+
+    it("names the caller's id where the service names a position", function()
+      local body = '{"errors":[{"message":"bad id","parameter":"ids[3]"}]}'
+      local integrations = answered { { status = 400, body = body } }
+      local report = assert(integrations:delete_many { "a", "b", "c", "d" })
+      assert.same({ "a not_applied rejected", "b not_applied rejected", "c not_applied rejected",
+        "d not_applied rejected" }, outcomes(report))
+      assert.equal('bad id (the id "d")', report[4].failure.errors[1].message)
+    end)
+
+    it("sends nothing more after a failure that no id explains", function()
+      local ids = {}
+      for i = 1, 300 do
+        ids[i] = ("id-%012d"):format(i)
+      end
+      local integrations, requests = answered {
+        { status = 204, body = "" },
+        { problem = { code = "CURLE_RECV_ERROR", message = "reset", sent = true } },
+      }
+      local report = assert(integrations:delete_many(ids))
+      assert.equal(2, #requests)
+      assert.is_false(report.ok)
+      assert.equal("applied", report[1].outcome)
+      assert.same({ "unknown", "network" }, { report[150].outcome, report[150].failure.kind })
+      assert.same({ "not_applied", "network" }, { report[300].outcome, report[300].failure.kind })
+      assert.truthy(report[300].failure.message:find("not sent, since an earlier part failed: ", 1, true))
+    end)
+  end)
+
+  it("raises where a helper's data is a function", function()
+    local integrations = emulated()
+    for name, call in pairs {
+      find = function()
+        integrations:find(print)
+      end,
+      add_events = function()
+        integrations:add_events("a", print)
+      end,
+      delete_many = function()
+        integrations:delete_many(print)
+      end,
+    } do
+      assert.error_matches(call, name .. ": %w+ must be data, not a function")
+    end
+  end)
+
+  for _, name in ipairs { "create", "each", "find", "add_events", "remove_events", "delete_many" } do
+    it(name .. " raises without its colon", function()
+      local integrations = emulated()
+      for _, argument in ipairs { {}, "x" } do
+        assert.error_matches(function()
+          integrations[name](argument)
+        end, "call it with a colon: integrations:" .. name, 1, true)
+      end
+    end)
+  end
+end)

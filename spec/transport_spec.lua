@@ -1,0 +1,125 @@
+local transport = require "integrations.transport"
+
+local options = {
+  origin = "https://example.com",
+  credentials = { Authorization = "Bearer SG.test.canary" },
+  user_agent = "agent",
+  connect_timeout = 1,
+}
+
+describe("integrations.transport", function()
+  describe("of the caller's own", function()
+    local function send(answer, problem)
+      local seen
+      local own = { send = function(_, request)
+        seen = request
+        return answer, problem
+      end }
+      local opened = transport.open(own, options)
+      local headers = { Accept = "x" }
+      local response, found = opened:send { method = "GET", url = "u", headers = headers, timeout_ms = 5, values = {} }
+      assert.same({ Accept = "x" }, headers)
+      return response, found, seen
+    end
+
+    it("gets the credentials with each request, and nothing of the client's inside", function()
+      local _, _, seen = send { status = 200 }
+      assert.same({
+        method = "GET",
+        url = "u",
+        timeout_ms = 5,
+        headers = { Accept = "x", Authorization = "Bearer SG.test.canary", ["User-Agent"] = "agent" },
+      }, seen)
+    end)
+
+    it("may leave out headers and body", function()
+      assert.same({ status = 200, headers = {}, body = "" }, (send { status = 200 }))
+    end)
+
+    it("may say little about what went wrong", function()
+      local response, problem = send(nil, "gone")
+      assert.is_nil(response)
+      assert.same({ message = "gone" }, problem)
+      assert.same({ message = "it gives no reason" }, select(2, send(nil)))
+      assert.same({ message = "m", code = "C", sent = false, status = 200 },
+        select(2, send(nil, { message = "m", code = "C", sent = false, status = 200 })))
+    end)
+
+    it("need not have close or sleep", function()
+      local opened = transport.open({ send = print }, options)
+      assert.has_no.errors(function()
+        opened:sleep(0)
+        opened:close()
+      end)
+    end)
+
+    it("waits in its own way, where it has one", function()
+      local slept
+      local opened = transport.open({ send = print, sleep = function(_, seconds)
+        slept = seconds
+      end }, options)
+      opened:sleep(7)
+      assert.equal(7, slept)
+    end)
+  end)
+
+  for _, choice in ipairs { "nginx", "carrier pigeon", {}, { send = 5 }, 5, true } do
+    it("refuses " .. type(choice) .. " " .. tostring(choice):gsub(":.*", ""), function()
+      local opened, message = transport.open(choice, options)
+      assert.is_nil(opened)
+      assert.equal('must be "curl", or a table with a function send', message)
+    end)
+  end
+
+  it("blocks no nginx worker silently", function()
+    rawset(_G, "ngx", {})
+    local opened, message = transport.open(nil, options)
+    local chosen = transport.open("curl", options)
+    rawset(_G, "ngx", nil)
+    assert.is_nil(opened)
+    assert.equal('must be chosen inside nginx: "curl" works, and blocks the worker during a call', message)
+    assert.is_table(chosen)
+    chosen:close()
+  end)
+
+  describe("curl", function()
+    it("reports what keeps a request from being sent", function()
+      local opened = assert(transport.open("curl", options))
+      local response, problem =
+        opened:send { method = "GET", url = "https://elsewhere.example/", headers = {}, timeout_ms = 1000 }
+      assert.is_nil(response)
+      assert.same({
+        code = "CURLE_FAILED_INIT",
+        message = "the address is not below this client's base_url",
+        sent = false,
+      }, problem)
+      opened:close()
+    end)
+
+    it("cancels a call that a debug hook ends, and works on", function()
+      local opened = assert(transport.open("curl", { origin = "http://127.0.0.1:1", credentials = {},
+        user_agent = "agent", connect_timeout = 1 }))
+      local cancelled
+      local engine = opened.engine
+      opened.engine = setmetatable({}, { __index = function(_, name)
+        return function(_, ...)
+          if name == "run" then
+            error "interrupted!"
+          elseif name == "cancel" then
+            cancelled = (...)
+          end
+          return engine[name](engine, ...)
+        end
+      end })
+      local request = { method = "GET", url = "http://127.0.0.1:1/", headers = {}, timeout_ms = 1000 }
+      assert.error_matches(function()
+        opened:send(request)
+      end, "interrupted!")
+      assert.is_number(cancelled)
+      opened.engine = engine
+      local _, problem = opened:send(request)
+      assert.equal("CURLE_COULDNT_CONNECT", problem.code)
+      opened:close()
+    end)
+  end)
+end)
