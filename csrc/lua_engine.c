@@ -2,8 +2,6 @@
  * an error raised by Lua leaves every resource with its owner. */
 #include "lua_engine.h"
 
-#include <ctype.h>
-#include <errno.h>
 #include <limits.h>
 #include <math.h>
 #include <string.h>
@@ -11,6 +9,7 @@
 
 #include "compat.h"
 #include "engine.h"
+#include "text.h"
 
 #define METATABLE "integrations.engine"
 
@@ -55,7 +54,7 @@ static long config_number(lua_State *L, const char *field, long absent) {
 
 static bool is_token(const char *bytes, size_t size) {
   for (size_t i = 0; i < size; i++)
-    if (!isalnum((unsigned char)bytes[i]) && bytes[i] != '-' && bytes[i] != '_') return false;
+    if (!text_is_alphanumeric(bytes[i]) && bytes[i] != '-' && bytes[i] != '_') return false;
   return size > 0;
 }
 
@@ -64,7 +63,7 @@ static bool is_token(const char *bytes, size_t size) {
 static bool is_header(const char *name, size_t name_size, const char *value, size_t value_size) {
   bool visible = false;
   for (size_t i = 0; i < value_size; i++) {
-    if (iscntrl((unsigned char)value[i])) return false;
+    if (text_is_control(value[i])) return false;
     visible = visible || value[i] != ' ';
   }
   return visible && is_token(name, name_size);
@@ -155,9 +154,10 @@ static int engine_submit_lua(lua_State *L) {
   const char *url = luaL_checklstring(L, 3, &url_size);
   if (!lua_isnoneornil(L, 4)) luaL_checktype(L, 4, LUA_TTABLE);
   const char *body = luaL_optlstring(L, 5, NULL, &body_size);
-  long timeout_ms = (long)luaL_checknumber(L, 6);
+  lua_Number timeout_ms = luaL_checknumber(L, 6);
   luaL_argcheck(L, strlen(url) == url_size, 3, "has a NUL byte");
-  luaL_argcheck(L, timeout_ms > 0, 6, "must be positive: 0 would mean no limit at all");
+  /* 0 would mean no limit at all. */
+  luaL_argcheck(L, timeout_ms >= 1 && timeout_ms <= INT_MAX, 6, "is out of range");
   luaL_checkstack(L, 4, "headers");
 
   const char *message = "out of memory";
@@ -168,7 +168,7 @@ static int engine_submit_lua(lua_State *L) {
       engine_discard(t);
       return luaL_error(L, "a header is %s", message);
     }
-    uint64_t id = engine_submit(t, method, url, body, body_size, timeout_ms, &message);
+    uint64_t id = engine_submit(t, method, url, body, body_size, (long)timeout_ms, &message);
     if (id != 0) {
       lua_pushnumber(L, (lua_Number)id);
       return 1;
@@ -182,7 +182,9 @@ static int engine_submit_lua(lua_State *L) {
 /* engine:run(timeout_ms) -> how many calls are finished and not taken */
 static int engine_run_lua(lua_State *L) {
   engine *e = check_engine(L);
-  lua_pushinteger(L, (lua_Integer)engine_run(e, (int)luaL_checknumber(L, 2)));
+  lua_Number timeout_ms = luaL_checknumber(L, 2);
+  luaL_argcheck(L, timeout_ms >= 0 && timeout_ms <= INT_MAX, 2, "is out of range");
+  lua_pushinteger(L, (lua_Integer)engine_run(e, (int)timeout_ms));
   return 1;
 }
 
@@ -194,7 +196,7 @@ static void push_header(lua_State *L, const char *line, size_t size) {
   size_t name_size = (size_t)(colon - line);
   if (name_size > MAX_FIELD_NAME) return;
   char name[MAX_FIELD_NAME];
-  for (size_t i = 0; i < name_size; i++) name[i] = (char)tolower((unsigned char)line[i]);
+  for (size_t i = 0; i < name_size; i++) name[i] = text_lower(line[i]);
   const char *value = colon + 1, *end = line + size;
   while (value < end && (*value == ' ' || *value == '\t')) value++;
   while (end > value && (end[-1] == ' ' || end[-1] == '\t')) end--;
@@ -298,7 +300,7 @@ int lua_engine_sleep(lua_State *L) {
   lua_Number seconds = luaL_checknumber(L, 1);
   luaL_argcheck(L, seconds >= 0 && seconds < 1e6, 1, "out of range");
   struct timespec left = {(time_t)seconds, (long)((seconds - floor(seconds)) * 1e9)};
-  while (nanosleep(&left, &left) != 0 && errno == EINTR) continue;
+  nanosleep(&left, NULL);
   return 0;
 }
 

@@ -15,7 +15,7 @@ int lua_engine_new(lua_State *L);
 /* Lua: now() -> seconds of a clock that never jumps */
 int lua_engine_now(lua_State *L);
 
-/* Lua: sleep(seconds) */
+/* Lua: sleep(seconds): less where a signal comes, so that the host can see to it */
 int lua_engine_sleep(lua_State *L);
 
 #pragma GCC visibility pop

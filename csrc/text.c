@@ -1,6 +1,5 @@
 #include "text.h"
 
-#include <ctype.h>
 #include <stdarg.h>
 #include <stdbool.h>
 #include <stdint.h>
@@ -14,9 +13,11 @@ void text_format(text *t, const char *format, ...) {
   va_start(arguments, format);
   int wanted = vsnprintf(t->bytes + t->used, t->size - t->used, format, arguments);
   va_end(arguments);
-  if (wanted < 0) return;
-  size_t space = t->size - t->used - 1;
-  t->used += (size_t)wanted < space ? (size_t)wanted : space;
+  /* All or nothing: a part could end in the middle of a character. */
+  if (wanted >= 0 && (size_t)wanted < t->size - t->used)
+    t->used += (size_t)wanted;
+  else
+    t->bytes[t->used] = '\0';
 }
 
 /* The size of the UTF-8 character at the start of the bytes, 0 where there is none (RFC 3629:
@@ -86,9 +87,9 @@ void text_quote(text *t, const char *bytes, size_t size) {
 }
 
 static bool is_identifier(const char *bytes, size_t size) {
-  if (size == 0 || size > MAX_NAME || isdigit((unsigned char)bytes[0])) return false;
+  if (size == 0 || size > MAX_NAME || text_is_digit(bytes[0])) return false;
   for (size_t i = 0; i < size; i++)
-    if (!isalnum((unsigned char)bytes[i]) && bytes[i] != '_') return false;
+    if (!text_is_alphanumeric(bytes[i]) && bytes[i] != '_') return false;
   return true;
 }
 
@@ -114,10 +115,9 @@ static size_t alignment_distance(const char *a, size_t a_size, const char *b, si
     size_t *before = rows[(i + 1) % 3], *above = rows[(i - 1) % 3], *row = rows[i % 3];
     row[0] = i;
     for (size_t j = 1; j <= b_size; j++) {
-      int x = tolower((unsigned char)a[i - 1]), y = tolower((unsigned char)b[j - 1]);
+      char x = text_lower(a[i - 1]), y = text_lower(b[j - 1]);
       row[j] = least(above[j - 1] + (x != y), least(above[j], row[j - 1]) + 1);
-      if (i > 1 && j > 1 && x == tolower((unsigned char)b[j - 2]) &&
-          y == tolower((unsigned char)a[i - 2]))
+      if (i > 1 && j > 1 && x == text_lower(b[j - 2]) && y == text_lower(a[i - 2]))
         row[j] = least(row[j], before[j - 2] + 1);
     }
   }

@@ -2,9 +2,27 @@
 #ifndef INTEGRATIONS_TEXT_H
 #define INTEGRATIONS_TEXT_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 #pragma GCC visibility push(hidden)
+
+/* ctype.h without the locale: what a header or a field's name may hold is not up to the host. */
+static inline bool text_is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
+
+static inline char text_lower(char c) {
+  return c >= 'A' && c <= 'Z' ? (char)(c - 'A' + 'a') : c;
+}
+
+static inline bool text_is_alphanumeric(char c) {
+  return text_is_digit(c) || (text_lower(c) >= 'a' && text_lower(c) <= 'z');
+}
+
+static inline bool text_is_control(char c) {
+  return (unsigned char)c < 0x20 || c == 0x7F;
+}
 
 /* A buffer that is filled from the left, always ends in NUL, and drops what does not fit. */
 typedef struct {

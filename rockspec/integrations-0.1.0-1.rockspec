@@ -34,10 +34,14 @@ build = {
     ["integrations.core"] = {
       sources = {
         "csrc/core.c",
+        "csrc/easy.c",
         "csrc/engine.c",
         "csrc/lua_engine.c",
         "csrc/schema.c",
+        "csrc/schema_check.c",
+        "csrc/sigpipe.c",
         "csrc/text.c",
+        "csrc/transfer.c",
       },
       defines = { "_GNU_SOURCE" },
       libraries = { "curl", "pthread" },
@@ -58,6 +62,7 @@ build = {
     ["integrations.json"] = "lua/integrations/json.lua",
     ["integrations.retry"] = "lua/integrations/retry.lua",
     ["integrations.sendgrid"] = "lua/integrations/sendgrid.lua",
+    ["integrations.sendgrid.bulk_delete"] = "lua/integrations/sendgrid/bulk_delete.lua",
     ["integrations.sendgrid.integrations"] = "lua/integrations/sendgrid/integrations.lua",
     ["integrations.service"] = "lua/integrations/service.lua",
     ["integrations.transport"] = "lua/integrations/transport/init.lua",

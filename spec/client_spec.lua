@@ -31,6 +31,10 @@ describe("integrations.client", function()
       { { base_url = "http://localhost.example.com" }, PLAIN },
       { { base_url = "http://10.0.0.1" }, PLAIN },
       { { base_url = "http://[::2]" }, PLAIN },
+      { { base_url = "http://127.999.1.1" }, PLAIN },
+      { { base_url = "https://example.com:65536" }, URL_FORM },
+      { { proxy = "http://proxy.example:3128", base_url = "http://127.0.0.1" },
+        "proxy would get the credentials unencrypted: base_url must begin with https://" },
       { { base_url = "http://127.0.0.1@example.com" }, URL_FORM },
       { { base_url = "https://user:pass@example.com" }, URL_FORM },
       { { base_url = "https://example.com?x=1" }, URL_FORM },
@@ -61,8 +65,12 @@ describe("integrations.client", function()
       { { time_out = 5 }, 'time_out is not a known field; did you mean "timeout"?' },
     }
     for _, case in ipairs(cases) do
-      local name, value = next(case[1])
-      it(("%s = %q"):format(name, tostring(value)), function()
+      local names = {}
+      for name, value in pairs(case[1]) do
+        names[#names + 1] = ("%s = %q"):format(name, tostring(value))
+      end
+      table.sort(names)
+      it(table.concat(names, ", "), function()
         local client, failed = new(case[1])
         assert.is_nil(client)
         assert.same({ "invalid", "not_applied", "sendgrid.new" }, { failed.kind, failed.outcome, failed.operation })

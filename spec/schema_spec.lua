@@ -446,12 +446,15 @@ describe("a schema", function()
     it("that are bounded and stay UTF-8, however deep and long the names are", function()
       local value = { print }
       for _ = 1, 62 do
-        value = { [("\1"):rep(48)] = value }
+        value = { [("\1"):rep(49)] = value }
       end
-      local found = violations({}, value)
-      assert.equal(1, #found)
-      assert.is_true(#found[1] < 8192)
-      assert.same({}, violations({ type = "string" }, found[1]))
+      -- Wherever the bound falls in a name.
+      for length = 1, 200 do
+        local _, found = core.schema({})(value, false, ("x"):rep(length))
+        assert.equal(1, #found)
+        assert.is_true(#found[1].field < 8192)
+        assert.same({}, violations({ type = "string" }, found[1].field))
+      end
     end)
   end)
 

@@ -351,7 +351,25 @@ describe("integrations.sendgrid.integrations", function()
       assert.is_false(report.ok)
       assert.same({ a .. " applied", "none not_applied not_found", b .. " applied" }, outcomes(report))
       assert.same({}, (integrations:list()))
-      assert.equal(7, #service.requests)
+      assert.equal("DELETE /v3/marketing/integrations?ids=" .. a .. ",none," .. b, lines(service.requests)[3])
+    end)
+
+    it("finds the one at fault among many in few requests", function()
+      local integrations, requests = answered {
+        function(request)
+          local bad = request.url:find("id-077", 1, true)
+          return { status = bad and 404 or 204, body = "" }
+        end,
+      }
+      local ids = {}
+      for i = 1, 100 do
+        ids[i] = ("id-%03d"):format(i)
+      end
+      local report = assert(integrations:delete_many(ids))
+      for i, entry in ipairs(report) do
+        assert.equal(i == 77 and "not_applied" or "applied", entry.outcome)
+      end
+      assert.is_true(#requests <= 15)
     end)
 
     it("names the caller's id where the service names a position", function()
@@ -361,6 +379,15 @@ describe("integrations.sendgrid.integrations", function()
       assert.same({ "a not_applied rejected", "b not_applied rejected", "c not_applied rejected",
         "d not_applied rejected" }, outcomes(report))
       assert.equal('bad id (the id "d")', report[4].failure.errors[1].message)
+    end)
+
+    it("does not try ids alone where the service refuses for another reason", function()
+      for _, status in ipairs { 401, 403, 406, 415, 418, 429, 500 } do
+        local integrations, requests = answered { { status = status, body = "" } }
+        local report = assert(integrations:delete_many { "a", "b", "c" })
+        assert.equal(1, #requests)
+        assert.same({ 3, false }, { #report, report.ok })
+      end
     end)
 
     it("sends nothing more after a failure that no id explains", function()

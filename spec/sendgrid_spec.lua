@@ -35,6 +35,7 @@ describe("integrations.sendgrid", function()
       ["SG.a\r\nX: y"] = "must not have line breaks or control characters: was it read with its line end?",
       ["SG.a\0"] = "must not have line breaks or control characters: was it read with its line end?",
       [""] = "must not be empty",
+      [" "] = "must not be blank",
       ["SG.a b"] = "must not have spaces or characters that are not ASCII",
       ["SG.é"] = "must not have spaces or characters that are not ASCII",
     }
@@ -92,7 +93,7 @@ describe("integrations.sendgrid", function()
       assert.equal("application/json", requests[3].headers["Content-Type"])
     end)
 
-    for _, name in ipairs { "", "a\nb", "a\0b", 5, false, {} } do
+    for _, name in ipairs { "", "  ", "a\nb", "a\0b", 5, false, {} } do
       it(("refuses %q"):format(tostring(name):gsub(":.*", "")), function()
         local sg = new { empty_list }
         local child, failed = sg:as(name)

@@ -33,8 +33,11 @@ local shared_options = {
 
 -- ---- options --------------------------------------------------------------------------------
 
+-- Only what no name server is asked about: "127.0.0.1.example.com" is not.
 local function is_loopback(host)
-  return host == "localhost" or host == "[::1]" or host:find("^127%.%d+%.%d+%.%d+$") ~= nil
+  local b, c, d = host:match("^127%.(%d+)%.(%d+)%.(%d+)$")
+  local is_address = b and tonumber(b) < 256 and tonumber(c) < 256 and tonumber(d) < 256
+  return host == "localhost" or host == "[::1]" or is_address or false
 end
 
 --- What is wrong with a base_url, or nil.
@@ -43,7 +46,8 @@ local function url_fault(url)
   if not scheme then
     scheme, host, rest = url:match("^(%a+)://(%[[%x:]+%])(.*)$")
   end
-  if not scheme or not (rest:match("^:%d+(.*)$") or rest):find("^[%w%-%._~/]*$") then
+  local port, path = (rest or ""):match("^:(%d+)(.*)$")
+  if not scheme or not (path or rest):find("^[%w%-%._~/]*$") or tonumber(port or 1) > 65535 then
     return 'must look like "https://host", "https://host:8443" or "https://host/path"'
   elseif scheme ~= "https" and scheme ~= "http" then
     return "must begin with https://"
@@ -58,6 +62,8 @@ end
 function client.header_fault(value)
   if value == "" then
     return "must not be empty"
+  elseif not value:find("[^ ]") then
+    return "must not be blank"
   elseif value:find("%c") then
     return "must not have line breaks or control characters: was it read with its line end?"
   end
@@ -81,6 +87,10 @@ local function check_options(declaration, options)
         faults[#faults + 1] = { field = name, message = message }
       end
     end
+  end
+  if #faults == 0 and options.proxy and (options.base_url or ""):find("^http:") then
+    local message = "would get the credentials unencrypted: base_url must begin with https://"
+    faults[1] = { field = "proxy", message = message }
   end
   for _, fault in ipairs(faults) do
     fault.field = fault.field ~= "" and fault.field or "options"

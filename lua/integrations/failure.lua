@@ -91,7 +91,8 @@ end
 ---@return integrations.Failure
 function failure.invalid(operation, faults)
   table.sort(faults, function(a, b)
-    return sort_key(a) < sort_key(b)
+    local x, y = sort_key(a), sort_key(b)
+    return x < y or x == y and a.message < b.message
   end)
   return failure.new {
     kind = "invalid",

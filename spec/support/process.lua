@@ -137,10 +137,11 @@ function process.memory()
   return tonumber(process.read_file("/proc/self/status"):match("VmRSS:%s*(%d+) kB")) * 1024
 end
 
---- How many files, sockets among them, this process has open.
+--- How many files, sockets among them, this process has open. Pipes are left out: the one to the shell that
+--- counts is there, with one end or still with both.
 function process.open_files()
-  -- The shell's own /proc/self would be the wrong one, and so would be the pipe that it answers through.
-  return tonumber(process.shell(("ls /proc/%d/fd | wc -l"):format(process.id())):match("%d+")) - 1
+  local list = ("ls -l /proc/%d/fd 2>/dev/null"):format(process.id())
+  return tonumber(process.shell(list .. " | grep -c ' -> [^p]'"):match("%d+"))
 end
 
 return process

@@ -1,5 +1,6 @@
 --- SendGrid's Integrations API: email events forwarded to Segment.
 --- Schemas and operations carry the names of the API's OpenAPI document.
+local bulk_delete = require "integrations.sendgrid.bulk_delete"
 local failure = require "integrations.failure"
 local service = require "integrations.service"
 
@@ -319,92 +320,6 @@ function Integrations:remove_events(id, events)
   return change_events(self, "integrations.remove_events", id, events, difference)
 end
 
--- ---- delete_many ----------------------------------------------------------------------------
-
-local MAX_URL = 2000 -- bytes; what everything between here and the service passes on
-
----@class integrations.sendgrid.Deletion
----@field id string
----@field outcome integrations.Outcome of this id
----@field failure? integrations.Failure where the outcome is not `applied`
-
----@class integrations.sendgrid.DeleteReport
----@field ok boolean whether every id was deleted
----@field [integer] integrations.sendgrid.Deletion one for each id, in the order given
-
-local function without_duplicates(ids)
-  local seen, unique = {}, {}
-  for _, id in ipairs(ids) do
-    if not seen[id] then
-      seen[id] = true
-      unique[#unique + 1] = id
-    end
-  end
-  return unique
-end
-
-local function find_too_long(ids, space)
-  local faults = {}
-  for i, id in ipairs(ids) do
-    if #service.percent_encode(id) >= space then
-      faults[#faults + 1] = { field = ("ids[%d]"):format(i), message = "is too long for an address" }
-    end
-  end
-  return faults[1] and faults
-end
-
--- Cuts the ids into lists whose address stays short enough.
-local function chunks_of(ids, address_size)
-  local chunks, size = {}, MAX_URL + 1
-  for _, id in ipairs(ids) do
-    local id_size = #service.percent_encode(id) + 1
-    if size + id_size > MAX_URL then
-      chunks[#chunks + 1] = {}
-      size = address_size
-    end
-    table.insert(chunks[#chunks], id)
-    size = size + id_size
-  end
-  return chunks
-end
-
--- Whether a failure speaks of one id among several, so that the others are worth trying alone.
--- Both statuses say that nothing was deleted, and neither says reliably because of which id.
-local about_one_id = { rejected = true, not_found = true }
-
--- Deletes a list, records what became of each id, and returns a failure that makes it pointless
--- to go on.
-local function delete_chunk(self, chunk, deletions)
-  local done, failed = self:delete(chunk)
-  if not done and #chunk > 1 and about_one_id[failed.kind] then
-    for _, id in ipairs(chunk) do
-      local stopped = delete_chunk(self, { id }, deletions)
-      if stopped then
-        return stopped
-      end
-    end
-    return nil
-  end
-  for _, id in ipairs(chunk) do
-    deletions[id] = { id = id, outcome = done and "applied" or failed.outcome, failure = failed }
-  end
-  return not done and not about_one_id[failed.kind] and failed or nil
-end
-
-local function not_tried(id, stopped)
-  return {
-    id = id,
-    outcome = "not_applied",
-    failure = failure.new {
-      kind = stopped.kind,
-      operation = "integrations.delete_many",
-      message = "not sent, since an earlier part failed: " .. stopped.message,
-      status = stopped.status,
-      code = stopped.code,
-    },
-  }
-end
-
 --- Deletes any number of ids, in as few requests as their length allows. Duplicates are sent
 --- once. An id that the service refuses does not keep the others from being deleted; after a
 --- failure that has nothing to do with an id the rest is not sent.
@@ -413,25 +328,13 @@ end
 ---@return integrations.Failure? failure where an id is invalid: then nothing was sent
 function Integrations:delete_many(ids)
   service.check_self(self, Integrations, "integrations.delete_many")
-  local unique, faults = service.read_argument(self, "integrations.delete_many", "delete", "ids", ids)
+  local list, faults = service.read_argument(self, "integrations.delete_many", "delete", "ids", ids)
   if faults then
     return nil, failure.invalid("integrations.delete_many", faults)
   end
-  unique = without_duplicates(service.list(unique))
-  local address_size = #self.session.base_url + #path + #"?ids="
-  faults = find_too_long(unique, MAX_URL - address_size)
-  if faults then
-    return nil, failure.invalid("integrations.delete_many", faults)
-  end
-  local bounded = service.bounded(self)
-  local deletions, stopped = {}, nil
-  for _, chunk in ipairs(chunks_of(unique, address_size)) do
-    stopped = stopped or delete_chunk(bounded, chunk, deletions)
-  end
-  local report = { ok = true }
-  for i, id in ipairs(unique) do
-    report[i] = deletions[id] or not_tried(id, stopped)
-    report.ok = report.ok and report[i].outcome == "applied"
+  local report, too_long = bulk_delete.run(service.bounded(self), service.list(list), path .. "?ids=")
+  if too_long then
+    return nil, failure.invalid("integrations.delete_many", too_long)
   end
   return report
 end

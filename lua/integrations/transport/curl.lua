@@ -37,12 +37,6 @@ function Curl:send(request)
   return response, problem
 end
 
---- Waits; nothing else could use the time.
----@param seconds number
-function Curl.sleep(_, seconds)
-  core.sleep(seconds)
-end
-
 --- Ends calls that run, closes the connections and wipes the credentials.
 function Curl:close()
   self.engine:close()

@@ -57,22 +57,24 @@ local function wrap(own, options)
       own:close()
     end
   end
-  function wrapped.sleep(_, seconds)
-    if own.sleep then
-      own:sleep(seconds)
-    else
-      require("integrations.core").sleep(seconds)
-    end
+  wrapped.sleep = own.sleep and function(_, seconds)
+    own:sleep(seconds)
   end
   return wrapped
 end
 
---- Makes the transport of a client.
----@param choice? string|table a name, a transport of the caller's own, or nil for what fits here
----@param options integrations.transport.Options
----@return table? transport
----@return string? message why there is none
-function transport.open(choice, options)
+-- For where nothing else could use the time. In turns, so that a debug hook (Ctrl-C) has its own.
+local function sleep(_, seconds)
+  local core = require "integrations.core"
+  local deadline = core.now() + seconds
+  local left = seconds
+  while left > 0 do
+    core.sleep(math.min(left, 1))
+    left = deadline - core.now()
+  end
+end
+
+local function open(choice, options)
   if type(choice) == "table" and type(choice.send) == "function" then
     return wrap(choice, options)
   end
@@ -85,6 +87,19 @@ function transport.open(choice, options)
     return nil, 'must be "curl", or a table with a function send'
   end
   return require(module).open(options)
+end
+
+--- Makes the transport of a client.
+---@param choice? string|table a name, a transport of the caller's own, or nil for what fits here
+---@param options integrations.transport.Options
+---@return table? transport with `send`, `close` and `sleep`
+---@return string? message why there is none
+function transport.open(choice, options)
+  local opened, message = open(choice, options)
+  if opened then
+    opened.sleep = opened.sleep or sleep
+  end
+  return opened, message
 end
 
 return transport

@@ -1,0 +1,262 @@
+/* A transfer's life: begun, submitted, finished, released; and what is known of it. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine_private.h"
+#include "sigpipe.h"
+
+enum { MAX_SLOTS = 1 << 20, LARGE_BUFFER = 1 << 16 };
+
+void free_secret(char *secret) {
+  if (secret == NULL) return;
+  explicit_bzero(secret, strlen(secret));
+  free(secret);
+}
+
+/* A large response must not stay in memory for as long as its handle is kept. */
+static void clear(buffer *b) {
+  b->used = 0;
+  if (b->size <= LARGE_BUFFER) return;
+  free(b->bytes);
+  *b = (buffer){NULL, 0, 0};
+}
+
+/* ---- headers ----------------------------------------------------------------------------- */
+
+/* Appends "name: value" to the list. The line is wiped: it may be a credential. */
+bool transfer_append_header(struct curl_slist **list, const char *name, const char *value) {
+  size_t size = strlen(name) + strlen(value) + 3;
+  char *line = malloc(size);
+  if (line == NULL) return false;
+  snprintf(line, size, "%s: %s", name, value);
+  struct curl_slist *grown = curl_slist_append(*list, line);
+  free_secret(line);
+  if (grown == NULL) return false;
+  *list = grown;
+  return true;
+}
+
+bool engine_add_credential(engine *e, const char *name, const char *value) {
+  return transfer_append_header(&e->common, name, value);
+}
+
+bool engine_add_header(transfer *t, const char *name, const char *value) {
+  return transfer_append_header(&t->headers, name, value);
+}
+
+/* Gives back a transfer's own headers, without those that it shares. */
+static void drop_headers(transfer *t) {
+  struct curl_slist *at = t->headers;
+  if (at == t->owner->common) at = NULL;
+  while (at != NULL) {
+    struct curl_slist *next = at->next != t->owner->common ? at->next : NULL;
+    at->next = NULL;
+    curl_slist_free_all(at);
+    at = next;
+  }
+  t->headers = NULL;
+}
+
+/* ---- life -------------------------------------------------------------------------------- */
+
+static transfer *add_slot(engine *e) {
+  if (e->slot_count == MAX_SLOTS) return NULL;
+  transfer **grown = realloc(e->slots, (e->slot_count + 1) * sizeof *grown);
+  if (grown == NULL) return NULL;
+  e->slots = grown;
+  transfer *t = calloc(1, sizeof *t);
+  if (t == NULL) return NULL;
+  t->owner = e;
+  t->slot = (uint32_t)e->slot_count;
+  e->slots[e->slot_count++] = t;
+  return t;
+}
+
+transfer *engine_begin(engine *e) {
+  engine_abandon_after_fork(e);
+  transfer *t = e->first_free != NULL ? e->first_free : add_slot(e);
+  if (t == NULL) return NULL;
+  e->first_free = t->next_free;
+  t->state = BUILDING;
+  t->generation = t->generation == UINT32_MAX ? 1 : t->generation + 1; /* an id is never 0 */
+  t->issues = 0;
+  t->code = CURLE_OK;
+  t->code_name = NULL;
+  t->reason[0] = t->message[0] = '\0';
+  return t;
+}
+
+void engine_discard(transfer *t) {
+  if (t->state == RUNNING) {
+    sigpipe_guard guard = sigpipe_block(!t->owner->plain);
+    curl_multi_remove_handle(t->owner->multi, t->easy);
+    sigpipe_restore(&guard);
+  }
+  if (t->state == FINISHED) t->owner->finished--;
+  /* The copy of the body is the user's data; it need not wait for the handle's next use. */
+  if (t->easy != NULL) curl_easy_setopt(t->easy, CURLOPT_COPYPOSTFIELDS, NULL);
+  if (t->easy != NULL) curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, NULL);
+  drop_headers(t);
+  clear(&t->head);
+  clear(&t->body);
+  t->state = FREE;
+  t->next_free = t->owner->first_free;
+  t->owner->first_free = t;
+}
+
+static uint64_t id_of(const transfer *t) {
+  return (uint64_t)t->generation * MAX_SLOTS + t->slot;
+}
+
+static transfer *find(engine *e, uint64_t id) {
+  engine_abandon_after_fork(e);
+  if (id % MAX_SLOTS >= e->slot_count) return NULL;
+  transfer *t = e->slots[id % MAX_SLOTS];
+  return t->generation == id / MAX_SLOTS && t->state >= RUNNING ? t : NULL;
+}
+
+void engine_release(engine *e, uint64_t id) {
+  transfer *t = find(e, id);
+  if (t != NULL) engine_discard(t);
+}
+
+/* Only with its engine: the others of a slot's users may still ask for it. */
+void transfer_free(transfer *t) {
+  if (t->easy != NULL && t->state == RUNNING) curl_multi_remove_handle(t->owner->multi, t->easy);
+  curl_easy_cleanup(t->easy);
+  drop_headers(t);
+  free(t->head.bytes);
+  free(t->body.bytes);
+  free(t);
+}
+
+static bool is_below_origin(const engine *e, const char *url) {
+  size_t size = strlen(e->origin);
+  return strncmp(url, e->origin, size) == 0 && url[size] == '/';
+}
+
+static bool start(transfer *t, const char *method, const char *url, const char *body,
+                  size_t body_size, long timeout_ms, const char **message) {
+  if (!is_below_origin(t->owner, url)) {
+    *message = "the address is not below this client's base_url";
+    return false;
+  }
+  if (!engine_open_multi(t->owner, message)) return false;
+  if (t->easy == NULL && !easy_open(t, message)) return false;
+  t->write = strcmp(method, "GET") != 0;
+  CURLcode code = easy_set_request(t, method, url, body, body_size, timeout_ms);
+  *message = curl_easy_strerror(code);
+  if (code != CURLE_OK) return false;
+  CURLMcode added = curl_multi_add_handle(t->owner->multi, t->easy);
+  *message = curl_multi_strerror(added);
+  return added == CURLM_OK;
+}
+
+uint64_t engine_submit(transfer *t, const char *method, const char *url, const char *body,
+                       size_t body_size, long timeout_ms, const char **message) {
+  if (!start(t, method, url, body, body_size, timeout_ms, message)) {
+    engine_discard(t);
+    return 0;
+  }
+  t->state = RUNNING;
+  return id_of(t);
+}
+
+/* Ends a transfer for a reason of the engine's own: libcurl's message would only say that a
+ * callback failed. */
+void transfer_give_reason(transfer *t, const char *code_name, const char *what, size_t limit) {
+  t->code_name = code_name;
+  if (limit > 0)
+    snprintf(t->reason, sizeof t->reason, "%s is over %zu bytes", what, limit);
+  else
+    snprintf(t->reason, sizeof t->reason, "%s", what);
+}
+
+/* A code does not tell whether the request was sent. It was not if libcurl never came to issue it,
+ * or if its size is nothing; without a handle to ask, the answer has to be the careful one. */
+void transfer_finish(transfer *t, CURLcode code) {
+  long request_size = 1;
+  t->status = 0;
+  if (t->easy != NULL) {
+    curl_easy_getinfo(t->easy, CURLINFO_REQUEST_SIZE, &request_size);
+    curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &t->status);
+  }
+  t->sent = t->easy == NULL || (t->issues > 0 && request_size > 0);
+  t->state = FINISHED;
+  t->code = code;
+  t->owner->finished++;
+}
+
+/* ---- results ----------------------------------------------------------------------------- */
+
+#define CODE_NAME(name) \
+  { name, #name }
+
+/* The codes that an HTTP transfer can end in, by libcurl's own names. */
+static const struct {
+  CURLcode code;
+  const char *name;
+} code_names[] = {
+    CODE_NAME(CURLE_UNSUPPORTED_PROTOCOL),
+    CODE_NAME(CURLE_FAILED_INIT),
+    CODE_NAME(CURLE_URL_MALFORMAT),
+    CODE_NAME(CURLE_COULDNT_RESOLVE_PROXY),
+    CODE_NAME(CURLE_COULDNT_RESOLVE_HOST),
+    CODE_NAME(CURLE_COULDNT_CONNECT),
+    CODE_NAME(CURLE_WEIRD_SERVER_REPLY),
+    CODE_NAME(CURLE_HTTP2),
+    CODE_NAME(CURLE_PARTIAL_FILE),
+    CODE_NAME(CURLE_WRITE_ERROR),
+    CODE_NAME(CURLE_OUT_OF_MEMORY),
+    CODE_NAME(CURLE_OPERATION_TIMEDOUT),
+    CODE_NAME(CURLE_SSL_CONNECT_ERROR),
+    CODE_NAME(CURLE_ABORTED_BY_CALLBACK),
+    CODE_NAME(CURLE_GOT_NOTHING),
+    CODE_NAME(CURLE_SEND_ERROR),
+    CODE_NAME(CURLE_RECV_ERROR),
+    CODE_NAME(CURLE_SSL_CERTPROBLEM),
+    CODE_NAME(CURLE_SSL_CIPHER),
+    CODE_NAME(CURLE_PEER_FAILED_VERIFICATION),
+    CODE_NAME(CURLE_BAD_CONTENT_ENCODING),
+    CODE_NAME(CURLE_FILESIZE_EXCEEDED),
+    CODE_NAME(CURLE_USE_SSL_FAILED),
+    CODE_NAME(CURLE_SSL_CACERT_BADFILE),
+    CODE_NAME(CURLE_SSL_SHUTDOWN_FAILED),
+    CODE_NAME(CURLE_SSL_ISSUER_ERROR),
+    CODE_NAME(CURLE_SSL_PINNEDPUBKEYNOTMATCH),
+    CODE_NAME(CURLE_SSL_INVALIDCERTSTATUS),
+    CODE_NAME(CURLE_HTTP2_STREAM),
+    CODE_NAME(CURLE_PROXY),
+    CODE_NAME(CURLE_UNRECOVERABLE_POLL),
+};
+
+static const char *code_name(const transfer *t) {
+  if (t->code_name != NULL) return t->code_name;
+  if (t->code == CURLE_OK) return NULL;
+  for (size_t i = 0; i < sizeof code_names / sizeof code_names[0]; i++)
+    if (code_names[i].code == t->code) return code_names[i].name;
+  return "CURLE_OTHER";
+}
+
+static const char *message_of(const transfer *t) {
+  if (t->reason[0] != '\0') return t->reason;
+  return t->message[0] != '\0' ? t->message : curl_easy_strerror(t->code);
+}
+
+transfer_state engine_result_of(engine *e, uint64_t id, engine_result *result) {
+  transfer *t = find(e, id);
+  if (t == NULL) return TRANSFER_UNKNOWN;
+  if (t->state == RUNNING) return TRANSFER_RUNNING;
+  *result = (engine_result){
+      .code = code_name(t),
+      .message = message_of(t),
+      .status = t->status,
+      .sent = t->sent,
+      .head = t->head.bytes,
+      .body = t->body.bytes,
+      .head_size = t->head.used,
+      .body_size = t->body.used,
+  };
+  return TRANSFER_FINISHED;
+}
