@@ -20,7 +20,7 @@ ROCKSPEC = $(wildcard rockspec/*.rockspec)
 SPEC = $(sort $(wildcard spec/*_spec.lua))
 
 # Looked up when used, not when read: `make deps` runs before there is a pkg-config.
-incdir = $(or $(shell pkg-config --cflags-only-I $(1) | sed 's/^-I//; s/ .*//'),$(error no $(1) headers; see make deps))
+incdir = $(or $(shell pkg-config --cflags-only-I $(1) | sed 's/^-I//; s/ .*//'),$(error no headers of $(1), or no pkg-config: run make deps))
 LUA_INCDIR ?= $(call incdir,$(LUA))
 CURL_CFLAGS ?= $(shell pkg-config --cflags libcurl)
 CURL_LIBS ?= $(shell pkg-config --libs libcurl)
@@ -83,7 +83,9 @@ if $$fresh_nginx && [ ! -e /usr/sbin/policy-rc.d ]; then
 fi
 apt-get -qq update || echo 'apt-get update failed; trying with the package lists there are' >&2
 apt-get -qq -y --no-install-recommends install "$$@"
-if $$fresh_nginx && [ -x /usr/sbin/nginx ]; then systemctl --quiet disable nginx 2>/dev/null || true; fi
+if $$fresh_nginx && [ -x /usr/sbin/nginx ]; then
+  systemctl --quiet disable nginx 2>/dev/null || update-rc.d nginx disable 2>/dev/null || true
+fi
 endef
 export INSTALL_PACKAGES
 
@@ -101,6 +103,10 @@ done; \
 [ -n "$$missing" ] || exit 0; \
 echo "Installing$$missing"; \
 if [ "$$(id -u)" = 0 ]; then as_root=; else as_root=sudo; fi; \
+if [ -n "$$as_root" ] && ! command -v sudo >/dev/null; then \
+  echo "There is no sudo here. As root: apt-get install$$missing" >&2; \
+  exit 1; \
+fi; \
 $$as_root sh -c "$$INSTALL_PACKAGES" install_packages $$missing </dev/null
 endef
 
@@ -160,6 +166,6 @@ env:
 	@$(MAKE) all >&2
 	@printf "export LUA_%s='%s'\n" PATH '$(CHECKOUT_LUA_PATH)' CPATH '$(CHECKOUT_LUA_CPATH)'
 
-# All that a build leaves behind is in one folder.
+# A build of ours is in one folder; the rest is what `luarocks make` leaves.
 clean:
-	rm -rf build
+	rm -rf build integrations csrc/*.o

@@ -258,7 +258,11 @@ static const node *field_schema(walk *w, frame *f) {
     report_unknown_field(w, &f->schema->properties, bytes, size);
     return NULL;
   }
-  return &schema_json_value;
+  size_t invalid = SIZE_MAX;
+  text_length(bytes, size, &invalid);
+  if (invalid == SIZE_MAX) return &schema_json_value;
+  report(w, w->depth, "is no name that JSON can hold: it is not UTF-8");
+  return NULL;
 }
 
 /* Likewise for a position. Elements may come in any order: density is judged at the end. */

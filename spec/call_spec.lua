@@ -48,7 +48,9 @@ describe("integrations.call", function()
     { "400", { status = 400 }, "not_applied", 1, "not_applied", 1 },
     { "429", { status = 429 }, "not_applied", 3, "not_applied", 3 },
     { "500", { status = 500 }, "not_applied", 3, "unknown", 1 },
+    { "502", { status = 502 }, "not_applied", 3, "unknown", 1 },
     { "503", { status = 503 }, "not_applied", 3, "unknown", 1 },
+    { "504", { status = 504 }, "not_applied", 3, "unknown", 1 },
     { "501", { status = 501 }, "not_applied", 1, "unknown", 1 },
   }
   for _, case in ipairs(cases) do
@@ -123,6 +125,27 @@ describe("integrations.call", function()
         assert.equal("http://127.0.0.1/x", event.url)
       end
       assert.same({ "request 1", "response 1", "retry 1", "request 2", "response 2" }, names)
+    end)
+
+    it("say how long, why and until when", function()
+      local events = events_of(safe, { refused, ok })
+      assert.is_true(events[2].duration >= 0 and events[2].duration < 5)
+      assert.equal("network", events[3].kind)
+      assert.is_true(events[3].delay >= 0 and events[3].delay <= 0.25)
+    end)
+
+    it("may close the client, which ends the call", function()
+      for _, name in ipairs { "request", "retry" } do
+        local transport = fake_transport.new { refused }
+        local session = { transport = transport, timeout = 5, max_attempts = 3, now = core.now }
+        session.on_event = function(event)
+          session.closed = session.closed or event.name == name
+        end
+        local result, failed = call.perform(session, write, { method = "POST", url = "u" })
+        assert.is_nil(result)
+        assert.same({ "closed", "not_applied" }, { failed.kind, failed.outcome })
+        assert.equal(name == "retry" and 1 or 0, #transport.requests)
+      end
     end)
 
     it("say what became of an attempt", function()

@@ -1,4 +1,5 @@
 local fake_transport = require "spec.support.fake_transport"
+local faults_of = require "spec.support.faults"
 local sendgrid = require "integrations.sendgrid"
 
 -- The shared options are tried through a client that exists.
@@ -11,16 +12,8 @@ local function new(options)
   return sendgrid.new(given)
 end
 
-local function faults_of(failed)
-  local texts = {}
-  for i, fault in ipairs(failed.errors) do
-    texts[i] = fault.field .. " " .. fault.message
-  end
-  return texts
-end
-
-local URL_FORM = 'base_url must look like "https://host", "https://host:8443" or "https://host/path"'
-local PLAIN = "base_url must begin with https://: "
+local URL_FORM = 'base_url: must look like "https://host", "https://host:8443" or "https://host/path"'
+local PLAIN = "base_url: must begin with https://: "
   .. "the credentials would be readable on the way (http is for loopback only)"
 
 describe("integrations.client", function()
@@ -34,7 +27,7 @@ describe("integrations.client", function()
       { { base_url = "http://127.999.1.1" }, PLAIN },
       { { base_url = "https://example.com:65536" }, URL_FORM },
       { { proxy = "http://proxy.example:3128", base_url = "http://127.0.0.1" },
-        "proxy would get the credentials unencrypted: base_url must begin with https://" },
+        "proxy: would get the credentials unencrypted: base_url must begin with https://" },
       { { base_url = "http://127.0.0.1@example.com" }, URL_FORM },
       { { base_url = "https://user:pass@example.com" }, URL_FORM },
       { { base_url = "https://example.com?x=1" }, URL_FORM },
@@ -44,25 +37,25 @@ describe("integrations.client", function()
       { { base_url = "https://example.com\r\nX: y" }, URL_FORM },
       { { base_url = "https://example.com\0" }, URL_FORM },
       { { base_url = "example.com" }, URL_FORM },
-      { { base_url = "HTTPS://example.com" }, "base_url must begin with https://" },
-      { { base_url = "ftp://example.com" }, "base_url must begin with https://" },
+      { { base_url = "HTTPS://example.com" }, "base_url: must begin with https://" },
+      { { base_url = "ftp://example.com" }, "base_url: must begin with https://" },
       { { base_url = "file:///etc/passwd" }, URL_FORM },
-      { { base_url = "" }, "base_url must have at least 1 character, not 0", URL_FORM },
-      { { base_url = 5 }, "base_url must be a string, not a number" },
-      { { timeout = 0 }, "timeout must be at least 0.001, not 0" },
-      { { timeout = -1 }, "timeout must be at least 0.001, not -1" },
-      { { timeout = 1e300 }, "timeout must be at most 86400, not 1e+300" },
-      { { timeout = 0 / 0 }, "timeout must be a finite number" },
-      { { timeout = "30" }, "timeout must be a number, not a string" },
-      { { connect_timeout = 0 }, "connect_timeout must be at least 0.001, not 0" },
-      { { max_attempts = 0 }, "max_attempts must be at least 1, not 0" },
-      { { max_attempts = 1.5 }, "max_attempts must be a whole number below 2^53" },
-      { { on_event = "print" }, "on_event must be a function, not a string" },
-      { { strict = "no" }, "strict must be a boolean, not a string" },
-      { { ca_file = "a\0b" }, "ca_file must not have a NUL byte" },
-      { { proxy = "" }, "proxy must have at least 1 character, not 0" },
-      { { transport = "pigeon" }, 'transport must be "curl", or a table with a function send' },
-      { { time_out = 5 }, 'time_out is not a known field; did you mean "timeout"?' },
+      { { base_url = "" }, "base_url: must have at least 1 character, not 0", URL_FORM },
+      { { base_url = 5 }, "base_url: must be a string, not a number" },
+      { { timeout = 0 }, "timeout: must be at least 0.001, not 0" },
+      { { timeout = -1 }, "timeout: must be at least 0.001, not -1" },
+      { { timeout = 1e300 }, "timeout: must be at most 86400, not 1e+300" },
+      { { timeout = 0 / 0 }, "timeout: must be a finite number" },
+      { { timeout = "30" }, "timeout: must be a number, not a string" },
+      { { connect_timeout = 0 }, "connect_timeout: must be at least 0.001, not 0" },
+      { { max_attempts = 0 }, "max_attempts: must be at least 1, not 0" },
+      { { max_attempts = 1.5 }, "max_attempts: must be a whole number below 2^53" },
+      { { on_event = "print" }, "on_event: must be a function, not a string" },
+      { { strict = "no" }, "strict: must be a boolean, not a string" },
+      { { ca_file = "a\0b" }, "ca_file: must not have a NUL byte" },
+      { { proxy = "" }, "proxy: must have at least 1 character, not 0" },
+      { { transport = "pigeon" }, 'transport: must be "curl", or a table with a function send' },
+      { { time_out = 5 }, 'time_out: is not a known field; did you mean "timeout"?' },
     }
     for _, case in ipairs(cases) do
       local names = {}
@@ -83,26 +76,36 @@ describe("integrations.client", function()
       local _, failed = new { timeout = 0, connect_timeout = "x", base_url = "http://example.com", regoin = "eu" }
       assert.same({
         PLAIN,
-        "connect_timeout must be a number, not a string",
-        'regoin is not a known field; did you mean "region"?',
-        "timeout must be at least 0.001, not 0",
+        "connect_timeout: must be a number, not a string",
+        'regoin: is not a known field; did you mean "region"?',
+        "timeout: must be at least 0.001, not 0",
       }, faults_of(failed))
     end)
 
     for _, options in ipairs { "text", 5, true } do
       it("a " .. type(options) .. " for options", function()
         local _, failed = sendgrid.new(options)
-        assert.same({ "options must be an object, not a " .. type(options) }, faults_of(failed))
+        assert.same({ "options: must be an object, not a " .. type(options) }, faults_of(failed))
       end)
     end
 
     it("no options at all", function()
-      assert.same({ "options must be an object, not nil" }, faults_of(select(2, sendgrid.new())))
+      assert.same({ "options: must be an object, not nil" }, faults_of(select(2, sendgrid.new())))
+    end)
+
+    it("nothing that a metatable adds to good options: it is not there", function()
+      local transport = fake_transport.new { { status = 200, body = '{"result":[]}' } }
+      local client = assert(sendgrid.new(setmetatable({ api_key = "SG.test.canary", transport = transport }, {
+        __index = { base_url = "http://evil.example", proxy = "http://evil.example", on_behalf_of = "mallory" },
+      })))
+      assert(client.integrations:list())
+      assert.equal("https://api.sendgrid.com/v3/marketing/integrations", transport.requests[1].url)
+      assert.is_nil(transport.requests[1].headers["on-behalf-of"])
     end)
 
     it("what only a metatable adds", function()
       local _, failed = sendgrid.new(setmetatable({}, { __index = { api_key = "SG.test.canary" } }))
-      assert.same({ "api_key is required" }, faults_of(failed))
+      assert.same({ "api_key: is required" }, faults_of(failed))
     end)
   end)
 
@@ -115,6 +118,21 @@ describe("integrations.client", function()
         assert.is_table((new { base_url = url }))
       end)
     end
+  end)
+
+  it("has the limits that the README names, where none are given", function()
+    local core = require "integrations.core"
+    local config
+    local original = core.engine
+    core.engine = function(given)
+      config = given
+      return original(given)
+    end
+    local client = assert(sendgrid.new { api_key = "SG.test.canary" })
+    core.engine = original
+    assert.same({ 30, 3 }, { client.session.timeout, client.session.max_attempts })
+    assert.equal(5000, config.connect_timeout_ms)
+    client:close()
   end)
 
   it("ignores the slash at the end of base_url", function()
@@ -134,6 +152,15 @@ describe("integrations.client", function()
       assert.same({ "closed", "integrations.list: closed (not_applied): this client was closed; make a new one" },
         { failed.kind, tostring(failed) })
       assert.equal(0, #transport.requests)
+    end)
+
+    it("ends libcurl's side, too", function()
+      local client = assert(sendgrid.new { api_key = "SG.test.canary" })
+      local engine = client.session.transport.engine
+      client:close()
+      assert.error_matches(function()
+        engine:run(0)
+      end, "the engine is closed", 1, true)
     end)
 
     it("of a client made by as leaves its parent open", function()

@@ -12,6 +12,9 @@ describe("integrations.json", function()
         '{"object":{"a":true,"b":1,"c":"x"}}' },
       { "elements come in theirs", { list = { "z", "a" } }, '{"list":["z","a"]}' },
       { "what no schema names is told apart by its keys", { other = { { x = 1 }, {} } }, '{"other":[{"x":1},{}]}' },
+      { "whole numbers are exact", { object = { a = 1234567890123456, b = -9007199254740991, c = 3.0 } },
+        '{"object":{"a":1234567890123456,"b":-9007199254740991,"c":3}}' },
+      { "so are others", { object = { a = 0.5, b = 1e300 } }, '{"object":{"a":0.5,"b":1.0000000000000001e+300}}' },
       { "NUL and control characters are escaped", { list = { "a\0b\n" } }, '{"list":["a\\u0000b\\n"]}' },
     }
     for _, case in ipairs(cases) do

@@ -63,11 +63,15 @@ local function load_rockspec()
   return environment, path
 end
 
+local function quote(text)
+  return "'" .. text:gsub("'", "'\\''") .. "'"
+end
+
 -- A folder that is gone after the test, whatever the test did.
 local function with_folder(test)
   local folder = run("mktemp -d"):match("[^\n]+")
   local ok, err = pcall(test, folder)
-  run("rm -rf " .. folder)
+  run("rm -rf " .. quote(folder))
   assert(ok, err)
 end
 
@@ -130,7 +134,7 @@ describe("packaging", function()
 
   it("works from where make install puts it", function()
     with_folder(function(folder)
-      run(CLEAN .. ("make install LUA=%s PREFIX=/usr DESTDIR=%s"):format(LUA, folder))
+      run(CLEAN .. ("make install LUA=%s PREFIX=/usr DESTDIR=%s"):format(LUA, quote(folder)))
       assert.equal(require("integrations").version .. "\n", require_from(folder .. "/usr"))
     end)
   end)
@@ -142,9 +146,10 @@ describe("packaging", function()
       local headers = run("pkg-config --cflags-only-I " .. LUA):match("%-I(%S+)")
       with_folder(function(folder)
         local source, tree = folder .. "/source", folder .. "/tree"
-        run(("mkdir %s && cp --parents -t %s %s"):format(source, source, table.concat(project_files(), " ")))
+        local files = table.concat(project_files(), " ")
+        run(("mkdir %s && cp --parents -t %s %s"):format(quote(source), quote(source), files))
         run(("cd %s && %s HOME=%s luarocks --lua-version=%s make --deps-mode=none --tree %s LUA_INCDIR=%s %s")
-          :format(source, CLEAN, folder, LUA_VERSION, tree, headers, rockspec))
+          :format(quote(source), CLEAN, quote(folder), LUA_VERSION, quote(tree), headers, rockspec))
         assert.equal(require("integrations").version .. "\n", require_from(tree))
         assert.truthy(io.open(tree .. "/bin/integrations-emulator"))
       end)

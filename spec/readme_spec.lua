@@ -74,7 +74,7 @@ describe("README.md", function()
     for i, line in ipairs(expected) do
       assert.equal(line, printed[i])
     end
-    assert.truthy(printed[6]:find("^no%-such%-id not_applied integrations.delete: not_found"))
+    assert.truthy(printed[6]:find("^no%-such%-id unknown integrations.delete: not_found"))
     assert.same({ "false", "not_found", "2" }, { printed[7], printed[8], printed[9] })
   end)
 

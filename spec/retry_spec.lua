@@ -67,7 +67,7 @@ describe("integrations.retry", function()
     }
     for i, case in ipairs(cases) do
       it("reads its header, case " .. i, function()
-        assert.equal(case[2], retry.after(case[1], now))
+        assert.equal(case[2], retry.after({ status = 429, headers = case[1] }, now))
       end)
     end
   end)

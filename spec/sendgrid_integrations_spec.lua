@@ -1,5 +1,6 @@
 local emulator = require "integrations.emulator"
 local fake_transport = require "spec.support.fake_transport"
+local faults_of = require "spec.support.faults"
 local sendgrid = require "integrations.sendgrid"
 
 local function input(fields)
@@ -34,14 +35,6 @@ end
 local function answered(answers)
   local transport = fake_transport.new(answers)
   return client_for(transport).integrations, transport.requests
-end
-
-local function faults_of(failed)
-  local texts = {}
-  for i, fault in ipairs(failed.errors) do
-    texts[i] = (fault.field or "-") .. ": " .. fault.message
-  end
-  return texts
 end
 
 local function lines(requests)
@@ -177,7 +170,7 @@ describe("integrations.sendgrid.integrations", function()
     it("is known by counting where the words leave it open", function()
       local integrations, requests = answered { { status = 403, body = "" }, list_of(10) }
       local _, failed = integrations:create(input())
-      assert.same({ "limit_reached", "the account holds 10 integrations, as many as it may: delete one first" },
+      assert.same({ "limit_reached", "the account holds as many integrations as it may: delete one first" },
         { failed.kind, failed.message })
       assert.equal(2, #requests)
     end)
@@ -186,6 +179,17 @@ describe("integrations.sendgrid.integrations", function()
       for _, second in ipairs { list_of(9), { status = 403, body = "" } } do
         local integrations = answered { { status = 403, body = "" }, second }
         assert.equal("forbidden", select(2, integrations:create(input())).kind)
+      end
+    end)
+
+    it("is not read into words that are about something else", function()
+      for _, words in ipairs {
+        "your account is temporarily limited", "IP blocked: too many failed logins", "maximum credits exceeded",
+      } do
+        local body = ('{"errors":[{"message":"%s"}]}'):format(words)
+        local integrations, requests = answered { { status = 403, body = body }, list_of(3) }
+        assert.equal("forbidden", select(2, integrations:create(input())).kind)
+        assert.equal(2, #requests)
       end
     end)
 
@@ -290,6 +294,45 @@ describe("integrations.sendgrid.integrations", function()
       end
     end)
 
+    local function with_events(events)
+      return { status = 200, body = '{"integration_id":"a","filters":{"email_events":' .. events .. "}}" }
+    end
+
+    it("send back events that this version does not know", function()
+      local integrations, requests = answered { with_events '["open","brand_new"]' }
+      assert(integrations:add_events("a", "click"))
+      assert.equal('{"filters":{"email_events":["open","brand_new","click"]}}', requests[2].body)
+      assert.equal("invalid", select(2, integrations:update("a", { label = 5 })).kind)
+    end)
+
+    it("do not write over what is no list", function()
+      for _, events in ipairs { "5", '"open"', "true" } do
+        local integrations, requests = answered { with_events(events) }
+        local _, failed = integrations:add_events("a", "click")
+        assert.same({ "protocol", "not_applied" }, { failed.kind, failed.outcome })
+        assert.equal(1, #requests)
+      end
+    end)
+
+    it("take a list of any length", function()
+      local many = {}
+      for i = 1, 20000 do
+        many[i] = '"e' .. i .. '"'
+      end
+      local integrations, requests = answered { with_events("[" .. table.concat(many, ",") .. "]") }
+      assert(integrations:add_events("a", "click"))
+      assert.equal(2, #requests)
+    end)
+
+    it("know no name that the client does not, unless it is lenient", function()
+      local service = emulator.new()
+      local sg = assert(sendgrid.new { api_key = "SG.emulator.full", transport = service, strict = false })
+      local id = assert(sg.integrations:create(input())).integration_id
+      local _, failed = sg.integrations:add_events(id, "brand_new")
+      assert.equal("rejected", failed.kind)
+      assert.same({}, (sg.integrations:find { brand_new = "x" }))
+    end)
+
     it("pass on what goes wrong", function()
       local integrations = emulated()
       assert.equal("not_found", select(2, integrations:add_events("none", "open")).kind)
@@ -349,7 +392,7 @@ describe("integrations.sendgrid.integrations", function()
       local b = assert(integrations:create(input())).integration_id
       local report = assert(integrations:delete_many { a, "none", b })
       assert.is_false(report.ok)
-      assert.same({ a .. " applied", "none not_applied not_found", b .. " applied" }, outcomes(report))
+      assert.same({ a .. " applied", "none unknown not_found", b .. " applied" }, outcomes(report))
       assert.same({}, (integrations:list()))
       assert.equal("DELETE /v3/marketing/integrations?ids=" .. a .. ",none," .. b, lines(service.requests)[3])
     end)
@@ -367,18 +410,63 @@ describe("integrations.sendgrid.integrations", function()
       end
       local report = assert(integrations:delete_many(ids))
       for i, entry in ipairs(report) do
-        assert.equal(i == 77 and "not_applied" or "applied", entry.outcome)
+        assert.equal(i == 77 and "unknown" or "applied", entry.outcome)
       end
       assert.is_true(#requests <= 15)
     end)
 
-    it("names the caller's id where the service names a position", function()
-      local body = '{"errors":[{"message":"bad id","parameter":"ids[3]"}]}'
-      local integrations = answered { { status = 400, body = body } }
-      local report = assert(integrations:delete_many { "a", "b", "c", "d" })
-      assert.same({ "a not_applied rejected", "b not_applied rejected", "c not_applied rejected",
-        "d not_applied rejected" }, outcomes(report))
-      assert.equal('bad id (the id "d")', report[4].failure.errors[1].message)
+    it("deletes the others after a 400, and names the caller's id and where it stands", function()
+      local integrations = answered {
+        function(request)
+          local ids = {}
+          for id in request.url:match("ids=(.*)"):gmatch "[^,]+" do
+            ids[#ids + 1] = id
+            if id == "bad" then
+              local body = ('{"errors":[{"message":"bad id","parameter":"ids[%d]"}]}'):format(#ids - 1)
+              return { status = 400, body = body }
+            end
+          end
+          return { status = 204, body = "" }
+        end,
+      }
+      local report = assert(integrations:delete_many { "a", "a", "b", "bad", "d" })
+      assert.same({ "a applied", "b applied", "bad not_applied rejected", "d applied" }, outcomes(report))
+      assert.same({ field = "ids[4]", id = "bad", message = 'bad id (the id "bad")' }, report[3].failure.errors[1])
+    end)
+
+    it("does not call not_applied what a refused list may have deleted", function()
+      local integrations, service = emulated { partial_deletes = true }
+      local a = assert(integrations:create(input())).integration_id
+      local b = assert(integrations:create(input())).integration_id
+      local report = assert(integrations:delete_many { a, "none", b })
+      assert.same({ a .. " unknown not_found", "none unknown not_found", b .. " unknown not_found" }, outcomes(report))
+      assert.same({}, (integrations:list()))
+      assert.is_true(#service.requests > 3)
+      assert.same({ "none not_applied not_found" }, outcomes(assert(integrations:delete_many "none")))
+    end)
+
+    it("names the place of an id that is too long as the caller counts", function()
+      local _, failed = emulated():delete_many { "a", "a", ("x"):rep(2000) }
+      assert.same({ "ids[3]: is too long for an address" }, faults_of(failed))
+    end)
+
+    it("fills an address to the last byte", function()
+      local integrations, requests = answered { { status = 204, body = "" } }
+      local space = 2000 - #"http://127.0.0.1:1/v3/marketing/integrations?ids="
+      assert(integrations:delete_many { ("x"):rep(space) })
+      assert.equal(2000, #requests[1].url)
+      assert(integrations:delete_many { ("y"):rep(space - 2), "z" })
+      assert.equal(2000, #requests[2].url)
+      assert.equal(2, #requests)
+      assert.is_nil((integrations:delete_many { ("x"):rep(space + 1) }))
+    end)
+
+    it("is a failure once the client is closed", function()
+      local sg = client_for(emulator.new())
+      sg:close()
+      local report, failed = sg.integrations:delete_many { "a" }
+      assert.is_nil(report)
+      assert.same({ "closed", "integrations.delete_many" }, { failed.kind, failed.operation })
     end)
 
     it("does not try ids alone where the service refuses for another reason", function()

@@ -1,4 +1,5 @@
 local fake_transport = require "spec.support.fake_transport"
+local faults_of = require "spec.support.faults"
 local sendgrid = require "integrations.sendgrid"
 
 local input = {
@@ -18,14 +19,6 @@ local function new(answers, options)
 end
 
 local empty_list = { status = 200, body = '{"result":[]}' }
-
-local function faults_of(failed)
-  local texts = {}
-  for i, fault in ipairs(failed.errors) do
-    texts[i] = (fault.field or "-") .. ": " .. fault.message
-  end
-  return texts
-end
 
 describe("integrations.sendgrid", function()
   describe("new", function()
@@ -145,7 +138,11 @@ describe("integrations.sendgrid", function()
       { 504, "not json", "server", later .. other, {} },
       { 500, '{"error":"job failed"}', "server", later, { "-: job failed" } },
       { 500, '{"errors":"x"}', "server", later, {} },
-      { 500, '{"errors":["x",5,{},{"message":5}]}', "server", later, {} },
+      { 500, '{"errors":["x",5,{},{"message":5}]}', "server", later, { "-: x" } },
+      { 403, '{"message":"Forbidden"}', "forbidden", may_not, { "-: Forbidden" } },
+      { 401, '{"errors":[{"message":"Maximum credits exceeded"}]}', "unauthorized",
+        "the account has used up what its plan allows: check the plan, not the key",
+        { "-: Maximum credits exceeded" } },
       { 500, "[]", "server", later, {} },
       { 500, "null", "server", later .. other, {} },
     }
@@ -182,6 +179,40 @@ describe("integrations.sendgrid", function()
       local sg = new { { status = 429, body = "", headers = { ["x-ratelimit-reset"] = "17" } } }
       assert.equal(17, select(2, sg.integrations:list()).retry_after)
     end)
+
+    it("of another status takes no rate limit's reset for a time to wait", function()
+      for _, status in ipairs { 404, 503 } do
+        local sg = new { { status = status, body = "", headers = { ["x-ratelimit-reset"] = "17" } } }
+        assert.is_nil(select(2, sg.integrations:list()).retry_after)
+      end
+      local sg = new { { status = 503, body = "", headers = { ["retry-after"] = "3" } } }
+      assert.equal(3, select(2, sg.integrations:list()).retry_after)
+    end)
+
+    it("does not repeat the key, though the server may", function()
+      local sg = new { {
+        status = 400,
+        body = '{"id":"SG.test.canary",'
+          .. '"errors":[{"message":"bad header Bearer SG.test.canary","field":"SG.test.canary"}]}',
+        headers = { ["x-request-id"] = "SG.test.canary" },
+      } }
+      local _, failed = sg.integrations:list()
+      assert.is_nil(require("cjson").encode(failed):find("canary", 1, true))
+      assert.same({ "SG.…: bad header Bearer SG.…" }, faults_of(failed))
+    end)
+
+    it("is read quickly, however long the server's words are", function()
+      for _, message in ipairs { (" "):rep(2e6) .. "x", ("a, "):rep(7e5), ("label is wrong, "):rep(1e5) } do
+        local sg = new { { status = 400, body = '{"errors":[{"message":"' .. message .. '"}]}' } }
+        local started = os.clock()
+        local _, failed = sg.integrations:create(input)
+        assert.equal("rejected", failed.kind)
+        assert.is_true(os.clock() - started < 2)
+      end
+      local entries = ('{"message":"m"},'):rep(100000) .. '{"message":"m"}'
+      local sg = new { { status = 400, body = '{"errors":[' .. entries .. "]}" } }
+      assert.equal(100, #select(2, sg.integrations:list()).errors)
+    end)
   end)
 
   describe("a 400's message", function()
@@ -202,6 +233,10 @@ describe("integrations.sendgrid", function()
         "if destination is Segment, write_key must be set",
         { "-: if destination is Segment, write_key must be set" } },
       { "of one fault is one", "filters is required", { "filters: is required" } },
+      { "may have commas without blanks", "destination_region must be EU,US,write_key must be set",
+        { "properties.destination_region: must be EU,US", "properties.write_key: must be set" } },
+      { "may have whole paths", "properties.write_key must be set, filters.email_events must be an array",
+        { "properties.write_key: must be set", "filters.email_events: must be an array" } },
       { "about nothing known stays as it is", "something, somewhere, is wrong",
         { "-: something, somewhere, is wrong" } },
       { "may end in a comma", "label is wrong, ", { "label: is wrong" } },
@@ -244,6 +279,10 @@ describe("integrations.sendgrid", function()
       assert.same({ field = "ids[4]", id = "d", message = 'bad id (the id "d")' },
         fault_for("ids[3]", { "a", "b", "c", "d" }))
       assert.same({ field = "ids[1]", id = "a", message = 'bad id (the id "a")' }, fault_for("ids[0]", "a"))
+    end)
+
+    it("names the id at the very place", function()
+      assert.equal("b", fault_for("ids[1]", { "a", "b", "c" }).id)
     end)
 
     it("names the last id for an index past the end", function()

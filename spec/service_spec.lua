@@ -1,4 +1,5 @@
 local fake_transport = require "spec.support.fake_transport"
+local faults_of = require "spec.support.faults"
 local failure = require "integrations.failure"
 local service = require "integrations.service"
 
@@ -58,14 +59,6 @@ local function new(answer, options)
     session[name] = value
   end
   return Things.new(session), transport.requests
-end
-
-local function faults_of(failed)
-  local texts = {}
-  for i, fault in ipairs(failed.errors) do
-    texts[i] = fault.field .. " " .. fault.message
-  end
-  return texts
 end
 
 describe("integrations.service", function()
@@ -128,7 +121,7 @@ describe("integrations.service", function()
         local things, requests = new()
         local result, failed = things:get(case[1], "p")
         assert.is_nil(result)
-        assert.same({ "id " .. case[2] }, faults_of(failed))
+        assert.same({ "id: " .. case[2] }, faults_of(failed))
         assert.equal(0, #requests)
       end)
     end
@@ -144,24 +137,24 @@ describe("integrations.service", function()
     it("is not sent where a list has what would be taken for something else", function()
       local things, requests = new()
       local _, failed = things:delete { "a,b", "ok", "", "..", 5 }
-      assert.same({ "ids[5] must be a string, not a number" }, faults_of(failed))
+      assert.same({ "ids[5]: must be a string, not a number" }, faults_of(failed))
       _, failed = things:delete { "a,b", "ok", "", ".." }
       assert.same({
-        "ids[1] must not have a comma: it would be taken for two",
-        "ids[3] must not be empty",
-        'ids[4] must not be "." or ".."',
+        "ids[1]: must not have a comma: it would be taken for two",
+        "ids[3]: must not be empty",
+        'ids[4]: must not be "." or ".."',
       }, faults_of(failed))
       _, failed = things:delete {}
-      assert.same({ "ids must have at least 1 element, not 0" }, faults_of(failed))
+      assert.same({ "ids: must have at least 1 element, not 0" }, faults_of(failed))
       _, failed = things:delete()
-      assert.same({ "ids must have at least 1 element, not 0" }, faults_of(failed))
+      assert.same({ "ids: must have at least 1 element, not 0" }, faults_of(failed))
       assert.equal(0, #requests)
     end)
 
     it("names the faults of all arguments at once", function()
       local things = new()
       local _, failed = things:get("..", nil)
-      assert.same({ 'id must not be "." or ".."', "part must be a string, not nil" }, faults_of(failed))
+      assert.same({ 'id: must not be "." or ".."', "part: must be a string, not nil" }, faults_of(failed))
       assert.same({ "invalid", "not_applied", "things.get", 0 },
         { failed.kind, failed.outcome, failed.operation, failed.attempts })
     end)
@@ -212,12 +205,12 @@ describe("integrations.service", function()
       for _, value in ipairs { "text", 5, true } do
         local result, failed = things:create(value)
         assert.is_nil(result)
-        assert.same({ "input must be an object, not a " .. type(value) }, faults_of(failed))
+        assert.same({ "input: must be an object, not a " .. type(value) }, faults_of(failed))
       end
       local _, failed = things:create()
-      assert.same({ "input must be an object, not nil" }, faults_of(failed))
+      assert.same({ "input: must be an object, not nil" }, faults_of(failed))
       _, failed = things:create(require("integrations.json").null)
-      assert.same({ "input must be an object, not null" }, faults_of(failed))
+      assert.same({ "input: must be an object, not null" }, faults_of(failed))
     end)
   end)
 

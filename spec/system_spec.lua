@@ -91,6 +91,73 @@ describe("the client over real HTTP", function()
     assert.is_table((sg.integrations:list()))
   end)
 
+  describe("before a server that takes a request and hangs up", function()
+    local rude, client
+
+    -- Counts what it received, answers the first request of a connection and hangs up at the second.
+    setup(function()
+      rude = assert(emulator_server.start {
+        servers = "lua_shared_dict ledger 1m;",
+        locations = [[
+          location = /count { content_by_lua_block { ngx.print(ngx.shared.ledger:get("writes") or 0) } }
+          location /v3/ {
+            content_by_lua_block {
+              if ngx.req.get_method() ~= "GET" then ngx.shared.ledger:incr("writes", 1, 0) end
+              if tonumber(ngx.var.connection_requests) > 1 then ngx.exit(444) end
+              ngx.header["content-type"] = "application/json"
+              ngx.print('{"result":[]}')
+            }
+          }
+        ]],
+      })
+    end)
+
+    teardown(function()
+      rude:stop()
+    end)
+
+    before_each(function()
+      client = assert(sendgrid.new { api_key = "SG.test.canary", base_url = rude.url, max_attempts = 3 })
+      assert(client.integrations:list())
+    end)
+
+    after_each(function()
+      client:close()
+    end)
+
+    local function writes()
+      local pipe = io.popen("curl -s --noproxy '*' " .. rude.url .. "/count")
+      local count = tonumber(pipe:read "*a")
+      pipe:close()
+      return count
+    end
+
+    local calls = {
+      create = function(integrations)
+        return integrations:create(input)
+      end,
+      update = function(integrations)
+        return integrations:update("a", { label = "x" })
+      end,
+      delete = function(integrations)
+        return integrations:delete "a"
+      end,
+    }
+    for name, call in pairs(calls) do
+      it("sends a " .. name .. " once, and says that its outcome is unknown", function()
+        local before = writes()
+        local result, failed = call(client.integrations)
+        assert.is_nil(result)
+        assert.same({ "network", "unknown", 1 }, { failed.kind, failed.outcome, failed.attempts })
+        assert.equal(before + 1, writes())
+      end)
+    end
+
+    it("sends a read again, and gets its answer", function()
+      assert.same({}, (client.integrations:list()))
+    end)
+  end)
+
   it("survives a server that is replaced behind it", function()
     local first = assert(emulator_server.start())
     local client = assert(sendgrid.new { api_key = "SG.emulator.full", base_url = first.url, max_attempts = 2 })

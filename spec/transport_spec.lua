@@ -53,6 +53,31 @@ describe("integrations.transport", function()
       end)
     end)
 
+    it("waits as long as it is told, where it has no way of its own", function()
+      local core = require "integrations.core"
+      local opened = transport.open({ send = print }, options)
+      local started = core.now()
+      opened:sleep(0.05)
+      assert.is_true(core.now() - started >= 0.05)
+    end)
+
+    local nonsense = {
+      true, 5, "ok", {}, { status = "200" }, { status = 0 / 0 }, { status = 99 }, { status = 600 },
+      { status = 200, body = 5 }, { status = 200, body = {} }, { status = 200, headers = "x" },
+    }
+    for i, answer in ipairs(nonsense) do
+      it("may return nonsense, case " .. i, function()
+        local response, problem = send(answer)
+        assert.is_nil(response)
+        assert.same({ message = "the transport returned what is no response; see integrations.transport" }, problem)
+      end)
+    end
+
+    it("may return a nonsensical problem", function()
+      assert.equal("table: ", select(2, send(nil, { message = {} })).message:sub(1, 7))
+      assert.equal(200, select(2, send(nil, { message = "m", status = "200" })).status)
+    end)
+
     it("waits in its own way, where it has one", function()
       local slept
       local opened = transport.open({ send = print, sleep = function(_, seconds)

@@ -50,6 +50,9 @@ end
 
 -- One attempt: the result and its response, or nil and a failure.
 local function attempt(session, operation, request)
+  if session.closed then -- by a listener, since the call began
+    return nil, failure.closed(operation.name)
+  end
   local response, problem = session.transport:send(request)
   local failed
   if response then
@@ -103,7 +106,7 @@ end
 --- Sends a request until it has an answer, may not be repeated, or the deadline is there.
 ---@param session table transport, now, timeout, deadline?, max_attempts, on_event?
 ---@param operation table name, safe, read
----@param request table see integrations.transport; timeout_ms is set here
+---@param request integrations.Request timeout_ms is set here
 ---@return any result
 ---@return integrations.Failure? failure
 function call.perform(session, operation, request)

@@ -17,7 +17,7 @@ local client = {}
 ---@field ca_file? string file of trusted certificates (PEM); absent: the system's
 ---@field proxy? string address of an HTTP proxy; absent: none, whatever the environment says
 ---@field on_event? fun(event: integrations.Event) told of each request, response and retry
----@field transport? string|table see integrations.transport
+---@field transport? "curl"|integrations.Transport
 ---@field strict? boolean false lets names through that this version does not know (true)
 local shared_options = {
   base_url = { type = "string", minLength = 1 },
@@ -88,7 +88,7 @@ local function check_options(declaration, options)
       end
     end
   end
-  if #faults == 0 and options.proxy and (options.base_url or ""):find("^http:") then
+  if #faults == 0 and rawget(options, "proxy") and (rawget(options, "base_url") or ""):find("^http:") then
     local message = "would get the credentials unencrypted: base_url must begin with https://"
     faults[1] = { field = "proxy", message = message }
   end

@@ -41,6 +41,14 @@ end
 
 local encode
 
+-- lua-cjson alone writes 14 digits: an id of 16 would become another one.
+local function encode_number(value)
+  if value == math.floor(value) and math.abs(value) < 2 ^ 53 then
+    return ("%d"):format(value)
+  end
+  return (("%.17g"):format(value):gsub(",", ".")) -- some locales write a comma
+end
+
 local function encode_array(value, items)
   local parts = {}
   local element = rawget(value, 1)
@@ -70,7 +78,9 @@ end
 ---@param schema? table its declaration; absent for what a lenient client lets through
 ---@return string
 function encode(value, schema)
-  if type(value) ~= "table" then
+  if type(value) == "number" then
+    return encode_number(value)
+  elseif type(value) ~= "table" then
     return cjson.encode(value)
   end
   schema = schema or {}

@@ -39,13 +39,14 @@ end
 
 --- When the server wants to be asked again. X-RateLimit-Reset is seconds from now in one of
 --- SendGrid's documents, an epoch in another, and an epoch in milliseconds from Rocket.Chat.
----@param headers table<string, string>
+--- Every answer may have it; only with a 429 is it a reason to wait.
+---@param response { status: integer, headers: table<string, string> }
 ---@param epoch number seconds since 1970
 ---@return number? seconds from now
-function retry.after(headers, epoch)
-  local after = tonumber(headers["retry-after"])
-  local reset = tonumber(headers["x-ratelimit-reset"])
-  if not after and reset then
+function retry.after(response, epoch)
+  local after = tonumber(response.headers["retry-after"])
+  local reset = tonumber(response.headers["x-ratelimit-reset"])
+  if not after and reset and response.status == 429 then
     local seconds = reset > 1e11 and reset / 1000 or reset
     after = seconds > 1e9 and seconds - epoch or seconds
   end

@@ -54,34 +54,43 @@ local statuses = {
 local other_4xx = { "rejected", "the service refused the request" }
 local failed_read = { "server", "the service failed: try again later" }
 local failed_write = { "server", "the service failed: look whether the change was made before repeating it" }
-local limit_reached = { "limit_reached", "the account holds as many integrations as it may: delete one first" }
 
 -- The server writes "nothing" in four ways.
 local no_field = { [""] = true, ["null"] = true, request = true }
 
+-- More than a person reads: cut, so that no answer can make its own reading slow.
+local MAX_TEXT, MAX_FAULTS = 4096, 100
+
+-- The server's words. One that repeats the request's headers must not bring the key into a log.
 local function text_of(value)
   if type(value) == "string" and not no_field[value] then
-    return value
+    return (value:sub(1, MAX_TEXT):gsub("SG%.[%w_%-%.]+", "SG.…"))
   end
 end
 
--- A fault is a field's name and what it must be. "a must be x, b must be y" are two of them;
--- "a must be one of x, y" is one, and so is "if a is x, b must be set".
-local function starts_fault(text, fields)
-  local name, rest = text:match("^([%w_]+)%s+(%S.*)$")
-  return name and fields[name] ~= nil and rest ~= nil
+-- A fault is a field's name, perhaps with its path, and what it must be.
+local function read_fault(text, paths)
+  local name, rest = text:match("^([%w_.]+)%s+(%S.*)$")
+  local path = name and paths[name:match "[^.]*$"]
+  if path then
+    return { field = path, message = rest }
+  end
 end
 
--- Splits a message that joins faults by commas.
-local function split_message(message, fields)
+-- Splits a message that joins faults by commas: "a must be x, b must be y" are two of them. "a must be
+-- one of x, y" is one, and so is "if a is x, b must be set".
+local function split_message(message, paths)
   local parts = {}
-  for part in (message:gsub("[,%s]+$", "") .. ", "):gmatch("(.-),%s+") do
+  local text = message:match("^.*[^,%s]") or "" -- linear, unlike gsub("[,%s]+$", "")
+  local before = ""
+  for part, separator in (text .. ","):gmatch("([^,]*)(,%s*)") do
     local last = parts[#parts]
-    if last and not (starts_fault(last, fields) and starts_fault(part, fields)) then
-      parts[#parts] = last .. ", " .. part
+    if last and not (read_fault(last, paths) and read_fault(part, paths)) then
+      parts[#parts] = last .. before .. part
     else
       parts[#parts + 1] = part
     end
+    before = separator
   end
   return parts
 end
@@ -98,12 +107,7 @@ end
 local function add_faults(faults, message, field, operation)
   local paths = paths_of(operation)
   for _, part in ipairs(split_message(message, paths)) do
-    local name, rest = part:match("^([%w_]+)%s+(.+)$")
-    if name and paths[name] then
-      table.insert(faults, { field = paths[name], message = rest })
-    else
-      table.insert(faults, { field = field and (paths[field] or field), message = part })
-    end
+    table.insert(faults, read_fault(part, paths) or { field = field and (paths[field] or field), message = part })
   end
 end
 
@@ -127,9 +131,11 @@ end
 -- All faults that a body names, whichever of the documented shapes it has.
 local function read_faults(body, operation, request)
   local faults = {}
-  local errors = type(body.errors) == "table" and body.errors or { { message = body.error } }
-  for _, entry in ipairs(errors) do
-    local message = type(entry) == "table" and text_of(entry.message)
+  local errors = type(body.errors) == "table" and body.errors
+    or { { message = body.error or body.message, parameter = body.parameter, field = body.field } }
+  for i = 1, math.min(#errors, MAX_FAULTS) do
+    local entry = type(errors[i]) == "table" and errors[i] or { message = errors[i] }
+    local message = text_of(entry.message)
     local parameter = message and text_of(entry.parameter)
     if parameter then
       add_parameter_fault(faults, message, parameter, request)
@@ -140,20 +146,18 @@ local function read_faults(body, operation, request)
   return faults
 end
 
--- SendGrid answers 403 for a missing scope and for a full account, and documents no wording for
--- the latter. Only words that no missing scope explains count.
-local limit_words = { "maximum", "max number", "limit", "quota", "too many" }
+-- What some words say better than the status.
+local wordings = {
+  { 401, "credits", "the account has used up what its plan allows: check the plan, not the key" },
+}
 
-local function is_limit(faults)
-  for _, fault in ipairs(faults) do
-    local text = fault.message:lower()
-    for _, word in ipairs(limit_words) do
-      if text:find(word, 1, true) and not text:find("scope", 1, true) then
-        return true
-      end
+local function message_for(status, failed, message)
+  for _, row in ipairs(wordings) do
+    if row[1] == status and failed:mentions(row[2]) then
+      return row[3]
     end
   end
-  return false
+  return message
 end
 
 -- The failure that a response other than 2xx means.
@@ -165,25 +169,26 @@ local function read_failure(operation, response, request)
     or response.status < 500 and other_4xx
     or operation.safe and failed_read
     or failed_write
-  local faults = read_faults(body, operation, request)
-  if response.status == 403 and operation.limit and is_limit(faults) then
-    row = limit_reached
-  end
-  return failure.new {
+  local failed = failure.new {
     kind = row[1],
     operation = operation.name,
     status = response.status,
-    message = is_json and row[2] or row[2] .. "; " .. service.describe_body(response.body),
-    errors = faults,
-    retry_after = retry.after(response.headers, os.time()),
-    request_id = text_of(body.id) or text_of(body.error_id) or response.headers["x-request-id"],
+    errors = read_faults(body, operation, request),
+    retry_after = retry.after(response, os.time()),
+    request_id = text_of(body.id) or text_of(body.error_id) or text_of(response.headers["x-request-id"]),
   }
+  failed.message = message_for(response.status, failed, row[2])
+  if not is_json then
+    failed.message = failed.message .. "; " .. service.describe_body(response.body)
+  end
+  return failed
 end
 
 -- ---- the client -----------------------------------------------------------------------------
 
 ---@class integrations.sendgrid.Client
 ---@field integrations integrations.sendgrid.Integrations
+---@field close fun(self) ends the client; see integrations.client
 local Client = client.define {
   name = "sendgrid",
   options = options,

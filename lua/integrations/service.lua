@@ -269,7 +269,6 @@ local function compile_operation(service_name, name, declared, schemas)
     body_name = declared.body_name or "input",
     result = declared.result,
     safe = declared.method == "GET",
-    limit = declared.limit,
     read = read,
     arguments = {},
   }

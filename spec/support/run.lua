@@ -107,6 +107,8 @@ for lua in arg[1]:gmatch("%S+") do
   run_lua(lua, specs)
 end
 
-say(("%d passed, %d failed"):format(total.passed, total.failed),
-  total.skipped > 0 and (", %d skipped"):format(total.skipped) or "", "\n")
+if total.skipped > 0 then
+  say(("%d skipped, each with its reason above\n"):format(total.skipped))
+end
+say(("%d passed, %d failed\n"):format(total.passed, total.failed))
 os.exit(total.failed == 0 and 0 or 1)

@@ -31,6 +31,7 @@ local url = require "integrations.emulator.url"
 
 ---@class integrations.emulator.Options
 ---@field quota? integer integrations per user and per subuser; 10 if absent
+---@field partial_deletes? boolean a bulk delete that is refused for an unknown id deletes the others all the same
 ---@field keys? table<string, { user_id: string, scopes: string[]? }> the API keys that exist; no `scopes`: every scope
 ---@field subusers? string[] the `on-behalf-of` values that exist; any, if absent
 

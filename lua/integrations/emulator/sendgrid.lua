@@ -278,8 +278,9 @@ local function read_ids(value)
   return ids, errors
 end
 
---- All or nothing: an id that does not exist keeps the others alive.
-local function delete(_, call)
+--- All or nothing, unless the option says otherwise: an id that does not exist keeps the others alive. What the real
+--- service does is documented nowhere.
+local function delete(service, call)
   local value = ids_parameter(call.query)
   if not value then
     return 400, { errors = { { message = "ids must be one comma-delimited parameter", parameter = "ids" } } }
@@ -290,11 +291,12 @@ local function delete(_, call)
   for _, id in ipairs(ids) do
     if not position(call.integrations, id) then unknown[#unknown + 1] = id end
   end
-  if unknown[1] then return not_found(unknown) end
+  if unknown[1] and not service.partial_deletes then return not_found(unknown) end
   for _, id in ipairs(ids) do
     local index = position(call.integrations, id)
     if index then table.remove(call.integrations, index) end
   end
+  if unknown[1] then return not_found(unknown) end
   return 204
 end
 
@@ -327,6 +329,7 @@ function sendgrid.new(options)
     quota = options.quota or DEFAULT_QUOTA,
     keys = options.keys or DEFAULT_KEYS,
     subusers = options.subusers,
+    partial_deletes = options.partial_deletes,
   }, Service)
 end
 

@@ -15,21 +15,22 @@ local MAX_URL = 2000 -- bytes; what everything between here and the service pass
 ---@field ok boolean whether every id was deleted
 ---@field [integer] integrations.sendgrid.Deletion one for each id, in the order given
 
-local function without_duplicates(ids)
-  local seen, unique = {}, {}
-  for _, id in ipairs(ids) do
-    if not seen[id] then
-      seen[id] = true
+-- The ids without duplicates, and where the caller has each of them first.
+local function unique_of(ids)
+  local positions, unique = {}, {}
+  for i, id in ipairs(ids) do
+    if not positions[id] then
+      positions[id] = i
       unique[#unique + 1] = id
     end
   end
-  return unique
+  return unique, positions
 end
 
 local function find_too_long(ids, space)
   local faults = {}
   for i, id in ipairs(ids) do
-    if #service.percent_encode(id) >= space then
+    if #service.percent_encode(id) > space then
       faults[#faults + 1] = { field = ("ids[%d]"):format(i), message = "is too long for an address" }
     end
   end
@@ -38,21 +39,21 @@ end
 
 -- Cuts the ids into lists whose address stays short enough.
 local function chunks_of(ids, address_size)
-  local chunks, size = {}, MAX_URL + 1
+  local chunks, size = {}, MAX_URL
   for _, id in ipairs(ids) do
-    local id_size = #service.percent_encode(id) + 1
-    if size + id_size > MAX_URL then
+    local id_size = #service.percent_encode(id)
+    if size + 1 + id_size > MAX_URL then
       chunks[#chunks + 1] = {}
-      size = address_size
+      size = address_size - 1 -- no comma before the first
     end
     table.insert(chunks[#chunks], id)
-    size = size + id_size
+    size = size + 1 + id_size
   end
   return chunks
 end
 
 -- The statuses that speak of one id among several, so that the others are worth trying without it.
--- Both say that nothing was deleted, and neither says reliably because of which id.
+-- Neither says reliably because of which id.
 local about_one_id = { [400] = true, [404] = true }
 
 local function halves_of(list)
@@ -63,23 +64,37 @@ local function halves_of(list)
   return halves
 end
 
+-- What a call of `run` knows so far: `client`, `positions` (where the caller has an id first) and
+-- `deletions` (what became of it).
+
+-- Whether a list that is refused because of one id is deleted in part is documented nowhere. So an id
+-- that is not there after its list was refused may have been deleted with it.
+local function record(state, id, failed, was_refused)
+  if failed and was_refused and failed.kind == "not_found" then
+    failed.outcome = "unknown"
+  end
+  for _, fault in ipairs(failed and failed.errors or {}) do
+    local position = state.positions[fault.id or 0]
+    fault.field = position and ("ids[%d]"):format(position) or fault.field
+  end
+  state.deletions[id] = { id = id, outcome = failed and failed.outcome or "applied", failure = failed }
+end
+
 -- Deletes a list, records what became of each id, and returns a failure that makes it pointless
 -- to go on.
-local function delete_chunk(self, chunk, deletions)
-  local done, failed = self:delete(chunk)
-  if not done and #chunk > 1 and about_one_id[failed.status] then
+local function delete_chunk(state, chunk, was_refused)
+  local _, failed = state.client:delete(chunk)
+  if failed and #chunk > 1 and about_one_id[failed.status] then
+    local stopped
     for _, half in ipairs(halves_of(chunk)) do
-      local stopped = delete_chunk(self, half, deletions)
-      if stopped then
-        return stopped
-      end
+      stopped = stopped or delete_chunk(state, half, was_refused or failed.status == 404)
     end
-    return nil
+    return stopped
   end
   for _, id in ipairs(chunk) do
-    deletions[id] = { id = id, outcome = done and "applied" or failed.outcome, failure = failed }
+    record(state, id, failed, was_refused)
   end
-  return not done and not about_one_id[failed.status] and failed or nil
+  return failed and not about_one_id[failed.status] and failed or nil
 end
 
 local function not_tried(id, stopped)
@@ -103,19 +118,20 @@ end
 ---@return integrations.sendgrid.DeleteReport? report
 ---@return integrations.Fault[]? faults where an id is too long: then nothing was sent
 function bulk_delete.run(self, ids, target)
-  ids = without_duplicates(ids)
   local address_size = #self.session.base_url + #target
   local faults = find_too_long(ids, MAX_URL - address_size)
   if faults then
     return nil, faults
   end
-  local deletions, stopped = {}, nil
-  for _, chunk in ipairs(chunks_of(ids, address_size)) do
-    stopped = stopped or delete_chunk(self, chunk, deletions)
+  local unique, positions = unique_of(ids)
+  local state = { client = self, positions = positions, deletions = {} }
+  local stopped
+  for _, chunk in ipairs(chunks_of(unique, address_size)) do
+    stopped = stopped or delete_chunk(state, chunk, false)
   end
   local report = { ok = true }
-  for i, id in ipairs(ids) do
-    report[i] = deletions[id] or not_tried(id, stopped)
+  for i, id in ipairs(unique) do
+    report[i] = state.deletions[id] or not_tried(id, stopped)
     report.ok = report.ok and report[i].outcome == "applied"
   end
   return report

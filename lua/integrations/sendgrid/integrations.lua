@@ -136,7 +136,7 @@ local Integrations = service.define {
       path = path,
       result = { identity = "integration_id", field = "result", array = true },
     },
-    create = { method = "POST", path = path, body = "IntegrationInput", result = one, limit = LIMIT },
+    create = { method = "POST", path = path, body = "IntegrationInput", result = one },
     get = { method = "GET", path = path .. "/{id}", parameters = { Id }, result = one },
     update = {
       method = "PATCH",
@@ -150,6 +150,22 @@ local Integrations = service.define {
   },
 }
 
+-- Words for a full account; none is documented, so they only count where they are about integrations.
+local limit_words = { "maximum", "max number", "limit", "quota" }
+
+local function is_full(self, failed)
+  if failed:mentions "scope" then
+    return false
+  end
+  for _, word in ipairs(limit_words) do
+    if failed:mentions "integration" and failed:mentions(word) then
+      return true
+    end
+  end
+  local existing = self:list()
+  return existing ~= nil and #existing >= LIMIT
+end
+
 local send_create = Integrations.create
 
 --- Makes an integration. The service answers 403 for a missing scope and for a full account; where
@@ -161,12 +177,9 @@ function Integrations:create(input)
   service.check_self(self, Integrations, "integrations.create")
   local bounded = service.bounded(self)
   local created, failed = send_create(bounded, input)
-  if failed and failed.kind == "forbidden" and failed.status == 403 and not failed:mentions "scope" then
-    local existing = bounded:list()
-    if existing and #existing >= LIMIT then
-      failed.kind = "limit_reached"
-      failed.message = ("the account holds %d integrations, as many as it may: delete one first"):format(#existing)
-    end
+  if failed and failed.status == 403 and is_full(bounded, failed) then
+    failed.kind = "limit_reached"
+    failed.message = "the account holds as many integrations as it may: delete one first"
   end
   return created, failed
 end
@@ -273,15 +286,21 @@ local function change_events(self, name, id, events, change)
     return nil, failed
   end
   local before = value_at(current, "filters.email_events") or {}
+  if type(before) ~= "table" then
+    return nil, failure.new { kind = "protocol", operation = name, message = "the service's list of events is none" }
+  end
+  before = service.list(before)
   local after = change(before, service.list(events))
   if #after == #before then
     return current
   end
+  -- Goes back what came from the service, also events that this version does not know.
+  bounded.session.strict = false
   return bounded:update(id, { filters = { email_events = after } })
 end
 
 local function union(before, events)
-  local after = { (table.unpack or unpack)(before) }
+  local after = service.list(before)
   for _, event in ipairs(events) do
     if not contains(after, event) then
       after[#after + 1] = event
@@ -328,6 +347,9 @@ end
 ---@return integrations.Failure? failure where an id is invalid: then nothing was sent
 function Integrations:delete_many(ids)
   service.check_self(self, Integrations, "integrations.delete_many")
+  if self.session.closed then
+    return nil, failure.closed "integrations.delete_many"
+  end
   local list, faults = service.read_argument(self, "integrations.delete_many", "delete", "ids", ids)
   if faults then
     return nil, failure.invalid("integrations.delete_many", faults)

@@ -19,9 +19,9 @@ local function drive(engine, id)
 end
 
 --- Sends a request and waits for the answer.
----@param request table see integrations.transport
----@return table? response
----@return table? problem
+---@param request integrations.Request
+---@return integrations.Response? response
+---@return integrations.Problem? problem
 function Curl:send(request)
   local engine = self.engine
   local id, message =

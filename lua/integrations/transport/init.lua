@@ -1,10 +1,28 @@
 --- How bytes move: chooses the transport of a client.
----
---- A transport is a table with `send(self, request)`, which returns a response, or nil and a problem:
----   request  = { method, url, headers = { [name] = value }, body?, timeout_ms }
----   response = { status, headers = { [lower-case name] = value }, body }
----   problem  = { code, message, sent, status? }   `sent`: whether a byte of the request may have left
---- It may have `close(self)`, and `sleep(self, seconds)` for where a plain sleep would block others.
+
+---@class integrations.Request
+---@field method string
+---@field url string
+---@field headers table<string, string>
+---@field body? string
+---@field timeout_ms integer how long this attempt may take
+
+---@class integrations.Response
+---@field status integer
+---@field headers? table<string, string> names in lower case
+---@field body? string
+
+---@class integrations.Problem
+---@field message string what went wrong, for people
+---@field code? string libcurl's name of it
+---@field sent? boolean whether a byte of the request may have left; absent: it may
+---@field status? integer where a status line came, but no whole response
+
+--- What a transport of the caller's own must be. What it raises passes through.
+---@class integrations.Transport
+---@field send fun(self, request: integrations.Request): integrations.Response?, integrations.Problem?
+---@field close? fun(self)
+---@field sleep? fun(self, seconds: number) for where a plain sleep would block others
 local transport = {}
 
 local built_in = {
@@ -24,8 +42,18 @@ local function read_problem(problem)
   if type(problem) ~= "table" then
     problem = { message = tostring(problem or "it gives no reason") }
   end
-  return { code = problem.code, message = problem.message or "it gives no reason", sent = problem.sent,
-    status = problem.status }
+  return { code = problem.code, message = tostring(problem.message or "it gives no reason"), sent = problem.sent,
+    status = tonumber(problem.status) }
+end
+
+-- What a response must have, whoever made it; what it may leave out is filled in.
+local function read_response(response)
+  local status = type(response) == "table" and response.status
+  if type(status) == "number" and status >= 100 and status < 600
+    and type(response.headers or {}) == "table" and type(response.body or "") == "string" then
+    return { status = status, headers = response.headers or {}, body = response.body or "" }
+  end
+  return nil, { message = "the transport returned what is no response; see integrations.transport" }
 end
 
 -- A transport of the caller's own gets the credentials with each request: it has to send them.
@@ -48,9 +76,7 @@ local function wrap(own, options)
     if not response then
       return nil, read_problem(problem)
     end
-    response.headers = response.headers or {}
-    response.body = response.body or ""
-    return response
+    return read_response(response)
   end
   function wrapped.close()
     if own.close then
@@ -90,7 +116,7 @@ local function open(choice, options)
 end
 
 --- Makes the transport of a client.
----@param choice? string|table a name, a transport of the caller's own, or nil for what fits here
+---@param choice? "curl"|integrations.Transport nil: what fits here
 ---@param options integrations.transport.Options
 ---@return table? transport with `send`, `close` and `sleep`
 ---@return string? message why there is none
