@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "engine_private.h"
 #include "sigpipe.h"
@@ -155,6 +156,50 @@ static void fail_all(engine *e, CURLMcode code) {
   e->multi = NULL;
 }
 
+int64_t engine_now_ms(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static bool is_overdue(const transfer *t, int64_t now) {
+  enum { GRACE_MS = 20 }; /* where libcurl watches the time its message is the better one */
+  return now - GRACE_MS >= t->deadline_ms;
+}
+
+/* libcurl watches no time limit while a transfer waits for one of the connections. When nothing else
+ * runs it waited for a connection that never comes free (libcurl 7.88 keeps a half-made one where
+ * memory ran out): the next call gets a new multi handle. */
+static void end_overdue(engine *e) {
+  int64_t now = engine_now_ms();
+  size_t ended = 0, running = 0;
+  for (size_t i = 0; i < e->slot_count; i++) {
+    transfer *t = e->slots[i];
+    if (t->state != RUNNING) continue;
+    running++;
+    if (!is_overdue(t, now)) continue;
+    curl_multi_remove_handle(e->multi, t->easy);
+    transfer_give_reason(t, "CURLE_OPERATION_TIMEDOUT",
+                         "the time limit passed while the call waited for a free connection", 0);
+    transfer_finish(t, CURLE_OPERATION_TIMEDOUT);
+    ended++;
+  }
+  if (ended == 0 || ended < running) return;
+  curl_multi_cleanup(e->multi);
+  e->multi = NULL;
+}
+
+/* For how long nothing becomes overdue. */
+static int time_to_wait(const engine *e, int timeout_ms) {
+  int64_t now = engine_now_ms();
+  for (size_t i = 0; i < e->slot_count; i++) {
+    const transfer *t = e->slots[i];
+    int64_t left = t->deadline_ms - now;
+    if (t->state == RUNNING && left < timeout_ms) timeout_ms = left < 1 ? 1 : (int)left;
+  }
+  return timeout_ms;
+}
+
 size_t engine_run(engine *e, int timeout_ms) {
   engine_abandon_after_fork(e);
   if (e->multi == NULL) return e->finished;
@@ -163,11 +208,14 @@ size_t engine_run(engine *e, int timeout_ms) {
   CURLMcode code = curl_multi_perform(e->multi, &running);
   collect_finished(e);
   if (code == CURLM_OK && running > 0 && e->finished == 0 && timeout_ms > 0) {
-    code = curl_multi_poll(e->multi, NULL, 0, timeout_ms, NULL);
+    code = curl_multi_poll(e->multi, NULL, 0, time_to_wait(e, timeout_ms), NULL);
     if (code == CURLM_OK) code = curl_multi_perform(e->multi, &running);
     collect_finished(e);
   }
-  if (code != CURLM_OK) fail_all(e, code);
+  if (code != CURLM_OK)
+    fail_all(e, code);
+  else
+    end_overdue(e);
   sigpipe_restore(&guard);
   return e->finished;
 }

@@ -15,21 +15,29 @@
 
 enum { MAX_FIELD_NAME = 128 };
 
-/* The userdata: NULL once it is closed. */
+/* The userdata: NULL once it is closed. It is lent while a result of the engine's is read. */
 typedef struct {
   engine *engine;
+  bool lent;
 } box;
 
-static engine *check_engine(lua_State *L) {
+static box *check_box(lua_State *L) {
   box *b = luaL_checkudata(L, 1, METATABLE);
   luaL_argcheck(L, b->engine != NULL, 1, "the engine is closed");
-  return b->engine;
+  luaL_argcheck(L, !b->lent, 1, "the engine is in use: a finalizer may only close it");
+  return b;
+}
+
+/* Allocating runs finalizers, and one may close the engine: ask after the last allocation. */
+static engine *check_engine(lua_State *L) {
+  return check_box(L)->engine;
 }
 
 /* ---- making one -------------------------------------------------------------------------- */
 
 static void push_config(lua_State *L, const char *field, int type) {
-  lua_getfield(L, 1, field);
+  lua_pushstring(L, field);
+  lua_rawget(L, 1); /* a text that a metamethod makes would belong to nobody */
   if (!lua_isnil(L, -1) && lua_type(L, -1) != type)
     luaL_error(L, "'%s' must be a %s", field, lua_typename(L, type));
 }
@@ -112,7 +120,7 @@ int lua_engine_new(lua_State *L) {
   luaL_argcheck(L, config.origin != NULL, 1, "'origin' is required");
   push_config(L, "credentials", LUA_TTABLE); /* at 2 */
   box *b = lua_newuserdata(L, sizeof *b);
-  b->engine = NULL;
+  *b = (box){NULL, false};
   luaL_getmetatable(L, METATABLE);
   lua_setmetatable(L, -2);
   const char *message = NULL;
@@ -123,8 +131,11 @@ int lua_engine_new(lua_State *L) {
     return 2;
   }
   message = read_headers(L, 2, add_credential, b->engine);
-  if (message != NULL) return luaL_error(L, "a credential is %s", message);
-  return 1;
+  if (message == NULL) return 1;
+  engine_free(
+      b->engine); /* now, not when it is collected: it holds the credentials that are good */
+  b->engine = NULL;
+  return luaL_error(L, "a credential is %s", message);
 }
 
 /* engine:close(): any number of times; also __gc and, in 5.4, __close */
@@ -132,7 +143,7 @@ static int engine_close(lua_State *L) {
   box *b = luaL_checkudata(L, 1, METATABLE);
   engine *e = b->engine;
   b->engine = NULL;
-  engine_free(e);
+  if (!b->lent) engine_free(e); /* else engine_take does */
   return 0;
 }
 
@@ -146,7 +157,6 @@ static uint64_t check_id(lua_State *L) {
 
 /* engine:submit(method, url, headers, body, timeout_ms) -> id | nil, message */
 static int engine_submit_lua(lua_State *L) {
-  engine *e = check_engine(L);
   size_t method_size;
   const char *method = luaL_checklstring(L, 2, &method_size);
   luaL_argcheck(L, is_token(method, method_size), 2, "must be a word");
@@ -161,7 +171,7 @@ static int engine_submit_lua(lua_State *L) {
   luaL_checkstack(L, 4, "headers");
 
   const char *message = "out of memory";
-  transfer *t = engine_begin(e);
+  transfer *t = engine_begin(check_engine(L));
   if (t != NULL) {
     message = read_headers(L, 4, add_request_header, t);
     if (message != NULL) {
@@ -181,10 +191,9 @@ static int engine_submit_lua(lua_State *L) {
 
 /* engine:run(timeout_ms) -> how many calls are finished and not taken */
 static int engine_run_lua(lua_State *L) {
-  engine *e = check_engine(L);
   lua_Number timeout_ms = luaL_checknumber(L, 2);
   luaL_argcheck(L, timeout_ms >= 0 && timeout_ms <= INT_MAX, 2, "is out of range");
-  lua_pushinteger(L, (lua_Integer)engine_run(e, (int)timeout_ms));
+  lua_pushinteger(L, (lua_Integer)engine_run(check_engine(L), (int)timeout_ms));
   return 1;
 }
 
@@ -215,19 +224,24 @@ static void push_header(lua_State *L, const char *line, size_t size) {
   lua_rawset(L, -3);
 }
 
-/* Pushes the headers of the last response in the head: 1xx ones may stand before it. */
+/* Pushes the headers of the last response in the head: 1xx ones may stand before it, and trailers
+ * of its body behind it, which are no headers. */
 static void push_headers(lua_State *L, const char *head, size_t size) {
+  bool inside = false;
   lua_createtable(L, 0, 8);
   for (const char *at = head, *end = head + size; at < end;) {
     const char *newline = memchr(at, '\n', (size_t)(end - at));
     const char *stop = newline != NULL ? newline : end;
     size_t length = (size_t)(stop - at);
     if (length > 0 && at[length - 1] == '\r') length--;
-    if (length >= 5 && memcmp(at, "HTTP/", 5) == 0) {
+    if (inside && length > 0) {
+      push_header(L, at, length);
+    } else if (inside) {
+      inside = false;
+    } else if (length >= 5 && memcmp(at, "HTTP/", 5) == 0) {
+      inside = true;
       lua_pop(L, 1);
       lua_createtable(L, 0, 8);
-    } else {
-      push_header(L, at, length);
     }
     at = stop + 1;
   }
@@ -257,10 +271,24 @@ static void push_problem(lua_State *L, const engine_result *result) {
   }
 }
 
+static int push_result(lua_State *L) {
+  const engine_result *result = lua_touserdata(L, 1);
+  if (result->code == NULL) {
+    push_response(L, result);
+    return 1;
+  }
+  lua_pushnil(L);
+  push_problem(L, result);
+  return 2;
+}
+
 /* engine:take(id) -> false while it runs
  *                  | { status, headers, body } | nil, { code, message, sent, status } */
 static int engine_take(lua_State *L) {
-  engine *e = check_engine(L);
+  lua_settop(L, 2);
+  lua_pushcfunction(L, push_result);
+  box *b = check_box(L);
+  engine *e = b->engine;
   uint64_t id = check_id(L);
   engine_result result;
   transfer_state state = engine_result_of(e, id, &result);
@@ -269,16 +297,18 @@ static int engine_take(lua_State *L) {
     lua_pushboolean(L, 0);
     return 1;
   }
-  int count = 1;
-  if (result.code == NULL) {
-    push_response(L, &result);
-  } else {
-    lua_pushnil(L);
-    push_problem(L, &result);
-    count = 2;
-  }
-  engine_release(e, id);
-  return count;
+  int count = result.code == NULL ? 1 : 2;
+  lua_pushlightuserdata(L, &result);
+  /* The result's bytes are the engine's: a finalizer that closes it has to wait until they are read,
+   * and an error must not leave it lent. */
+  b->lent = true;
+  int status = lua_pcall(L, 1, count, 0);
+  b->lent = false;
+  if (b->engine == NULL)
+    engine_free(e);
+  else if (status == 0)
+    engine_release(e, id);
+  return status == 0 ? count : lua_error(L);
 }
 
 /* engine:cancel(id): forgets a call; one that is taken or cancelled already is no error */
@@ -318,13 +348,12 @@ static const luaL_Reg metamethods[] = {
 };
 
 void lua_engine_register(lua_State *L) {
-  if (luaL_newmetatable(L, METATABLE)) {
-    compat_setfuncs(L, metamethods);
-    lua_newtable(L);
-    compat_setfuncs(L, methods);
-    lua_setfield(L, -2, "__index");
-    lua_pushliteral(L, "integrations.engine");
-    lua_setfield(L, -2, "__metatable"); /* no script gets at __gc of a userdata it holds */
-  }
+  luaL_newmetatable(L, METATABLE);
+  compat_setfuncs(L, metamethods);
+  lua_newtable(L);
+  compat_setfuncs(L, methods);
+  lua_setfield(L, -2, "__index");
+  lua_pushliteral(L, "integrations.engine");
+  lua_setfield(L, -2, "__metatable"); /* no script gets at __gc of a userdata it holds */
   lua_pop(L, 1);
 }

@@ -216,6 +216,10 @@ static const node *compile_node(compiler *c, int declaration) {
   /* Nearly every unknown field is a slip, so unlike JSON Schema's the default is `false`. */
   n->closed = !read_flag(c, declaration, "additionalProperties", (n->types & JSON) != 0);
   n->values = read_names(c, declaration, "enum");
+  if (n->values.count > 0) { /* names: a value of another type would pass them by */
+    if (n->types == JSON) n->types = STRING;
+    if (n->types != STRING) luaL_error(c->L, "schema: 'enum' needs the type 'string' alone");
+  }
   compile_properties(c, declaration, n);
   compile_required(c, declaration, n);
   n->items = &schema_json_value;

@@ -160,6 +160,7 @@ uint64_t engine_submit(transfer *t, const char *method, const char *url, const c
     return 0;
   }
   t->state = RUNNING;
+  t->deadline_ms = engine_now_ms() + timeout_ms;
   return id_of(t);
 }
 

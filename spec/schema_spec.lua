@@ -838,6 +838,8 @@ describe("a schema", function()
         "schema: required 'b' is not among the properties" },
       { "with one required field alone", { required = "a" }, "schema: 'required' must be a table, not a string" },
       { "with an enum of numbers", { enum = { 1 } }, "schema: a name must be a string" },
+      { "with an enum that no value could meet", { type = "integer", enum = { "1" } },
+        "schema: 'enum' needs the type 'string' alone" },
       { "with an enum that is none", { enum = "a" }, "schema: 'enum' must be a table, not a string" },
       { "with a flag that is none", { uniqueItems = 1 }, "schema: 'uniqueItems' must be a boolean, not a number" },
       { "with a schema for additional properties", { additionalProperties = {} },

@@ -47,6 +47,7 @@ local statuses = {
   [404] = { "not_found", "there is no such thing (in this account, and for this on_behalf_of)" },
   [406] = { "rejected", "the service cannot answer in the form asked for: is base_url right?" },
   [413] = { "rejected", "the request is too large for the service" },
+  [414] = { "rejected", "the address is too long: delete_many takes any number of ids" },
   [415] = { "rejected", "the service does not take JSON there: is base_url right?" },
   [429] = { "rate_limited", "too many requests: wait (retry_after seconds, where it is set)" },
   [451] = { "forbidden", "the data may not leave its region: use the other one (option region)" },
