@@ -35,6 +35,12 @@ void engine_abandon_after_fork(engine *e) {
   }
 }
 
+/* None of its transfers may be running. The next one gets a new handle. */
+static void close_multi(engine *e) {
+  curl_multi_cleanup(e->multi);
+  e->multi = NULL;
+}
+
 bool engine_open_multi(engine *e, const char **message) {
   if (e->multi != NULL) return true;
   e->multi = curl_multi_init();
@@ -49,8 +55,7 @@ bool engine_open_multi(engine *e, const char **message) {
     code = curl_multi_setopt(e->multi, limits[i], e->max_connections);
   if (code == CURLM_OK) return true;
   *message = curl_multi_strerror(code);
-  curl_multi_cleanup(e->multi);
-  e->multi = NULL;
+  close_multi(e);
   return false;
 }
 
@@ -111,11 +116,11 @@ static void free_common_headers(engine *e) {
 
 void engine_free(engine *e) {
   if (e == NULL) return;
-  sigpipe_guard guard =
-      sigpipe_block(!e->plain); /* the goodbye of a TLS connection is a write, too */
+  /* The goodbye of a TLS connection is a write, too. */
+  sigpipe_guard guard = sigpipe_block(!e->plain);
   engine_abandon_after_fork(e);
   for (size_t i = 0; i < e->slot_count; i++) transfer_free(e->slots[i]);
-  if (e->multi != NULL) curl_multi_cleanup(e->multi);
+  if (e->multi != NULL) close_multi(e);
   sigpipe_restore(&guard);
   free_common_headers(e);
   free_secret(e->proxy);
@@ -152,26 +157,25 @@ static void fail_all(engine *e, CURLMcode code) {
     snprintf(t->message, sizeof t->message, "%s", curl_multi_strerror(code));
     transfer_finish(t, code == CURLM_OUT_OF_MEMORY ? CURLE_OUT_OF_MEMORY : CURLE_FAILED_INIT);
   }
-  curl_multi_cleanup(e->multi);
-  e->multi = NULL;
+  close_multi(e);
 }
 
-int64_t engine_now_ms(void) {
+double engine_now(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
-  return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-static bool is_overdue(const transfer *t, int64_t now) {
-  enum { GRACE_MS = 20 }; /* where libcurl watches the time its message is the better one */
-  return now - GRACE_MS >= t->deadline_ms;
+static bool is_overdue(const transfer *t, double now) {
+  const double grace = 0.02; /* where libcurl watches the time its message is the better one */
+  return now - grace >= t->deadline;
 }
 
 /* libcurl watches no time limit while a transfer waits for one of the connections. When nothing else
  * runs it waited for a connection that never comes free (libcurl 7.88 keeps a half-made one where
  * memory ran out): the next call gets a new multi handle. */
 static void end_overdue(engine *e) {
-  int64_t now = engine_now_ms();
+  double now = engine_now();
   size_t ended = 0, running = 0;
   for (size_t i = 0; i < e->slot_count; i++) {
     transfer *t = e->slots[i];
@@ -184,18 +188,16 @@ static void end_overdue(engine *e) {
     transfer_finish(t, CURLE_OPERATION_TIMEDOUT);
     ended++;
   }
-  if (ended == 0 || ended < running) return;
-  curl_multi_cleanup(e->multi);
-  e->multi = NULL;
+  if (ended > 0 && ended == running) close_multi(e);
 }
 
 /* For how long nothing becomes overdue. */
 static int time_to_wait(const engine *e, int timeout_ms) {
-  int64_t now = engine_now_ms();
+  double now = engine_now();
   for (size_t i = 0; i < e->slot_count; i++) {
     const transfer *t = e->slots[i];
-    int64_t left = t->deadline_ms - now;
-    if (t->state == RUNNING && left < timeout_ms) timeout_ms = left < 1 ? 1 : (int)left;
+    double left_ms = (t->deadline - now) * 1000 + 1;
+    if (t->state == RUNNING && left_ms < timeout_ms) timeout_ms = left_ms < 1 ? 1 : (int)left_ms;
   }
   return timeout_ms;
 }

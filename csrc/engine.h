@@ -62,6 +62,9 @@ transfer_state engine_result_of(engine *e, uint64_t id, engine_result *result);
 void engine_release(engine *e, uint64_t id);
 void engine_discard(transfer *t);
 
+/* Seconds of a clock that never jumps. */
+double engine_now(void);
+
 /* Stops all transfers, wipes the credentials and frees everything. */
 void engine_free(engine *e);
 

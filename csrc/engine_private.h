@@ -24,7 +24,7 @@ struct transfer {
   uint32_t slot, generation;
   bool write;      /* must not be sent twice */
   unsigned issues; /* how often libcurl was about to send it */
-  int64_t deadline_ms;
+  double deadline; /* by engine_now */
   CURLcode code;
   long status; /* these two once it is finished, for after a fork the handle is gone */
   bool sent;
@@ -52,7 +52,6 @@ struct engine {
 /* engine.c: before anything that touches a handle. */
 void engine_abandon_after_fork(engine *e);
 bool engine_open_multi(engine *e, const char **message);
-int64_t engine_now_ms(void);
 
 /* transfer.c */
 void transfer_finish(transfer *t, CURLcode code);

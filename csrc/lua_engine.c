@@ -132,8 +132,8 @@ int lua_engine_new(lua_State *L) {
   }
   message = read_headers(L, 2, add_credential, b->engine);
   if (message == NULL) return 1;
-  engine_free(
-      b->engine); /* now, not when it is collected: it holds the credentials that are good */
+  /* Now, not when it is collected: it holds the credentials that are good. */
+  engine_free(b->engine);
   b->engine = NULL;
   return luaL_error(L, "a credential is %s", message);
 }
@@ -320,9 +320,7 @@ static int engine_cancel(lua_State *L) {
 /* ---- time -------------------------------------------------------------------------------- */
 
 int lua_engine_now(lua_State *L) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  lua_pushnumber(L, (lua_Number)now.tv_sec + (lua_Number)now.tv_nsec / 1e9);
+  lua_pushnumber(L, engine_now());
   return 1;
 }
 

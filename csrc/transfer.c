@@ -94,9 +94,11 @@ void engine_discard(transfer *t) {
     sigpipe_restore(&guard);
   }
   if (t->state == FINISHED) t->owner->finished--;
-  /* The copy of the body is the user's data; it need not wait for the handle's next use. */
-  if (t->easy != NULL) curl_easy_setopt(t->easy, CURLOPT_COPYPOSTFIELDS, NULL);
-  if (t->easy != NULL) curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, NULL);
+  if (t->easy != NULL) {
+    /* The copy of the body is the user's data; it need not wait for the handle's next use. */
+    curl_easy_setopt(t->easy, CURLOPT_COPYPOSTFIELDS, NULL);
+    curl_easy_setopt(t->easy, CURLOPT_HTTPHEADER, NULL);
+  }
   drop_headers(t);
   clear(&t->head);
   clear(&t->body);
@@ -121,7 +123,7 @@ void engine_release(engine *e, uint64_t id) {
   if (t != NULL) engine_discard(t);
 }
 
-/* Only with its engine: the others of a slot's users may still ask for it. */
+/* For engine_free alone: a slot lives as long as its engine. */
 void transfer_free(transfer *t) {
   if (t->easy != NULL && t->state == RUNNING) curl_multi_remove_handle(t->owner->multi, t->easy);
   curl_easy_cleanup(t->easy);
@@ -160,7 +162,7 @@ uint64_t engine_submit(transfer *t, const char *method, const char *url, const c
     return 0;
   }
   t->state = RUNNING;
-  t->deadline_ms = engine_now_ms() + timeout_ms;
+  t->deadline = engine_now() + (double)timeout_ms / 1000;
   return id_of(t);
 }
 

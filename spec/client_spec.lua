@@ -72,6 +72,14 @@ describe("integrations.client", function()
       end)
     end
 
+    it("a proxy that would see the key, beside all other faults", function()
+      local _, failed = new { proxy = "http://proxy.example", base_url = "http://127.0.0.1", timeout = 0 }
+      assert.same({
+        "proxy: would get the credentials unencrypted: base_url must begin with https://",
+        "timeout: must be at least 0.001, not 0",
+      }, faults_of(failed))
+    end)
+
     it("all faults at once", function()
       local _, failed = new { timeout = 0, connect_timeout = "x", base_url = "http://example.com", regoin = "eu" }
       assert.same({

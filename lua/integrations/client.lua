@@ -75,23 +75,30 @@ end
 
 local option_faults = { base_url = url_fault, ca_file = text_fault, proxy = text_fault }
 
+-- What is wrong with the two together, or nil.
+local function proxy_fault(proxy, base_url)
+  if type(proxy) == "string" and type(base_url) == "string" and base_url:find("^http:") then
+    return "would get the credentials unencrypted: base_url must begin with https://"
+  end
+end
+
 -- All faults of the options, or nil.
 local function check_options(declaration, options)
   local ok, faults = declaration.check(options, false, nil)
   faults = ok and {} or faults
-  for _, source in ipairs { option_faults, declaration.option_faults } do
-    for name, fault_of in pairs(source) do
-      local value = type(options) == "table" and rawget(options, name)
-      local message = type(value) == "string" and fault_of(value)
-      if message then
-        faults[#faults + 1] = { field = name, message = message }
-      end
+  local given = type(options) == "table" and options or {}
+  local function add(name, message)
+    if message then
+      faults[#faults + 1] = { field = name, message = message }
     end
   end
-  if #faults == 0 and rawget(options, "proxy") and (rawget(options, "base_url") or ""):find("^http:") then
-    local message = "would get the credentials unencrypted: base_url must begin with https://"
-    faults[1] = { field = "proxy", message = message }
+  for _, source in ipairs { option_faults, declaration.option_faults } do
+    for name, fault_of in pairs(source) do
+      local value = rawget(given, name)
+      add(name, type(value) == "string" and fault_of(value))
+    end
   end
+  add("proxy", proxy_fault(rawget(given, "proxy"), rawget(given, "base_url")))
   for _, fault in ipairs(faults) do
     fault.field = fault.field ~= "" and fault.field or "options"
   end

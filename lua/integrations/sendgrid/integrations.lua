@@ -157,8 +157,8 @@ local function is_full(self, failed)
   if failed:mentions "scope" then
     return false
   end
-  for _, word in ipairs(limit_words) do
-    if failed:mentions "integration" and failed:mentions(word) then
+  for _, word in ipairs(failed:mentions "integration" and limit_words or {}) do
+    if failed:mentions(word) then
       return true
     end
   end
