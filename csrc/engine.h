@@ -26,6 +26,13 @@ typedef struct {
   size_t max_head, max_body; /* bytes of a response, counted as they arrive, decoded */
 } engine_config;
 
+/* Seconds that a transfer took for each thing; 0 where there was nothing to do, as on a connection
+ * that is used again. */
+typedef struct {
+  double dns, connect, tls;
+  double first_byte, total; /* since it was submitted */
+} engine_durations;
+
 typedef struct {
   const char *code;    /* NULL: a whole response came; else libcurl's name of what went wrong */
   const char *message; /* for people, with `code` */
@@ -57,6 +64,9 @@ typedef enum { TRANSFER_UNKNOWN, TRANSFER_RUNNING, TRANSFER_FINISHED } transfer_
 
 /* What is known of a transfer. The result's bytes are the engine's, until it is released. */
 transfer_state engine_result_of(engine *e, uint64_t id, engine_result *result);
+
+/* How long a finished transfer took; false where nobody can tell any more. */
+bool engine_durations_of(engine *e, uint64_t id, engine_durations *durations);
 
 /* Forgets a transfer, running or finished. */
 void engine_release(engine *e, uint64_t id);

@@ -271,34 +271,67 @@ static void push_problem(lua_State *L, const engine_result *result) {
   }
 }
 
-static int push_result(lua_State *L) {
-  const engine_result *result = lua_touserdata(L, 1);
-  if (result->code == NULL) {
-    push_response(L, result);
-    return 1;
+static void push_durations(lua_State *L, const engine_durations *durations) {
+  const struct {
+    const char *name;
+    double seconds;
+  } rows[] = {
+      {"dns", durations->dns},
+      {"connect", durations->connect},
+      {"tls", durations->tls},
+      {"first_byte", durations->first_byte},
+      {"total", durations->total},
+  };
+  lua_createtable(L, 0, sizeof rows / sizeof rows[0]);
+  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
+    lua_pushnumber(L, rows[i].seconds);
+    lua_setfield(L, -2, rows[i].name);
   }
-  lua_pushnil(L);
-  push_problem(L, result);
-  return 2;
 }
 
-/* engine:take(id) -> false while it runs
- *                  | { status, headers, body } | nil, { code, message, sent, status } */
+/* What is known of a finished call. */
+typedef struct {
+  engine_result result;
+  engine_durations durations;
+  bool timed;
+} report;
+
+static int push_report(lua_State *L) {
+  const report *r = lua_touserdata(L, 1);
+  bool is_whole = r->result.code == NULL;
+  if (is_whole) {
+    push_response(L, &r->result);
+  } else {
+    lua_pushnil(L);
+    push_problem(L, &r->result);
+  }
+  if (r->timed) {
+    push_durations(L, &r->durations);
+    lua_setfield(L, -2, "durations");
+  }
+  return is_whole ? 1 : 2;
+}
+
+/* engine:take(id, timed) -> false while it runs
+ *                         | { status, headers, body } | nil, { code, message, sent, status }
+ * If `timed` and known, either has `durations`, in seconds: { dns, connect, tls, first_byte, total } */
 static int engine_take(lua_State *L) {
-  lua_settop(L, 2);
-  lua_pushcfunction(L, push_result);
+  lua_settop(L, 3);
+  bool timed = lua_toboolean(L, 3);
+  lua_pushcfunction(L, push_report);
   box *b = check_box(L);
   engine *e = b->engine;
   uint64_t id = check_id(L);
-  engine_result result;
-  transfer_state state = engine_result_of(e, id, &result);
+  report r;
+  transfer_state state = engine_result_of(e, id, &r.result);
   luaL_argcheck(L, state != TRANSFER_UNKNOWN, 2, "no such call: taken or cancelled before");
   if (state == TRANSFER_RUNNING) {
     lua_pushboolean(L, 0);
     return 1;
   }
-  int count = result.code == NULL ? 1 : 2;
-  lua_pushlightuserdata(L, &result);
+  r.timed = timed && engine_durations_of(e, id, &r.durations);
+  int count = r.result.code == NULL ? 1 : 2;
+  lua_pushlightuserdata(L, &r);
   /* The result's bytes are the engine's: a finalizer that closes it has to wait until they are read,
    * and an error must not leave it lent. */
   b->lent = true;

@@ -186,6 +186,10 @@ void transfer_finish(transfer *t, CURLcode code) {
     curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &t->status);
   }
   t->sent = t->easy == NULL || (t->issues > 0 && request_size > 0);
+  /* libcurl has no other word for a line of the head that is longer than it takes. */
+  if (code == CURLE_OUT_OF_MEMORY && t->status != 0)
+    transfer_give_reason(t, "CURLE_TOO_LARGE", "a line of the response's head is too long, or memory ran out",
+                         0);
   t->state = FINISHED;
   t->code = code;
   t->owner->finished++;
@@ -262,4 +266,29 @@ transfer_state engine_result_of(engine *e, uint64_t id, engine_result *result) {
       .body_size = t->body.used,
   };
   return TRANSFER_FINISHED;
+}
+
+/* libcurl gives the moments at which each step was done, counted from the start: a step that was not
+ * taken has the moment 0 or that of the one before. */
+static double between(double from, double to) {
+  return to > from ? to - from : 0;
+}
+
+bool engine_durations_of(engine *e, uint64_t id, engine_durations *durations) {
+  static const CURLINFO moments[] = {CURLINFO_NAMELOOKUP_TIME, CURLINFO_CONNECT_TIME,
+                                     CURLINFO_APPCONNECT_TIME, CURLINFO_STARTTRANSFER_TIME,
+                                     CURLINFO_TOTAL_TIME};
+  enum { LOOKED_UP, CONNECTED, SECURED, FIRST_BYTE, TOTAL, COUNT };
+  double at[COUNT] = {0};
+  const transfer *t = find(e, id);
+  if (t == NULL || t->state != FINISHED || t->easy == NULL) return false;
+  for (size_t i = 0; i < COUNT; i++) curl_easy_getinfo(t->easy, moments[i], &at[i]);
+  *durations = (engine_durations){
+      .dns = at[LOOKED_UP],
+      .connect = between(at[LOOKED_UP], at[CONNECTED]),
+      .tls = between(at[CONNECTED], at[SECURED]),
+      .first_byte = at[FIRST_BYTE],
+      .total = at[TOTAL],
+  };
+  return true;
 }

@@ -2,6 +2,7 @@ local call = require "integrations.call"
 local core = require "integrations.core"
 local fake_transport = require "spec.support.fake_transport"
 local failure = require "integrations.failure"
+local retry = require "integrations.retry"
 
 -- An operation whose body is the result; a status from 400 on is a failure.
 local function read(_, operation, response)
@@ -20,10 +21,15 @@ end
 
 local safe = { name = "things.list", safe = true, read = read }
 local write = { name = "things.create", safe = false, read = read }
+local idempotent = { name = "things.update", safe = false, idempotent = true, read = read }
+
+local function new_session(transport)
+  return { transport = transport, timeout = 5, max_attempts = 3, now = core.now, budget = retry.new_budget() }
+end
 
 local function perform(operation, answers, options)
   local transport = fake_transport.new(answers)
-  local session = { transport = transport, timeout = 5, max_attempts = 3, now = core.now }
+  local session = new_session(transport)
   for name, value in pairs(options or {}) do
     session[name] = value
   end
@@ -46,6 +52,8 @@ describe("integrations.call", function()
     { "a connection that breaks after 100 Continue", only_1xx, "not_applied", 3, "unknown", 1 },
     { "2xx that cannot be read", { status = 200, body = "unreadable" }, "not_applied", 3, "applied", 1 },
     { "400", { status = 400 }, "not_applied", 1, "not_applied", 1 },
+    { "a redirect", { status = 302 }, "not_applied", 1, "not_applied", 1 },
+    { "a redirect to what was done", { status = 303 }, "not_applied", 1, "unknown", 1 },
     { "429", { status = 429 }, "not_applied", 3, "not_applied", 3 },
     { "500", { status = 500 }, "not_applied", 3, "unknown", 1 },
     { "502", { status = 502 }, "not_applied", 3, "unknown", 1 },
@@ -70,6 +78,74 @@ describe("integrations.call", function()
     assert.equal("fine", result)
     assert.is_nil(failed)
     assert.equal(2, #requests)
+  end)
+
+  describe("repeats by choice", function()
+    local choice = { retry_writes = true }
+
+    it("an idempotent write whose outcome is unknown, and no other", function()
+      for _, answer in ipairs { broken, { status = 500 }, { status = 503 } } do
+        local _, failed, requests = perform(idempotent, { answer }, choice)
+        assert.same({ "unknown", 3, 3 }, { failed.outcome, failed.attempts, #requests })
+        _, failed, requests = perform(write, { answer }, choice)
+        assert.same({ "unknown", 1, 1 }, { failed.outcome, failed.attempts, #requests })
+        _, failed, requests = perform(idempotent, { answer })
+        assert.same({ "unknown", 1, 1 }, { failed.outcome, failed.attempts, #requests })
+      end
+    end)
+
+    it("and gives the result", function()
+      local result, _, requests = perform(idempotent, { broken, { status = 500 }, ok }, choice)
+      assert.same({ "fine", 3 }, { result, #requests })
+    end)
+
+    local later = {
+      { "that finds fault", { status = 400 } }, { "that comes too often", { status = 429 } },
+      { "that never left", refused }, { "that points elsewhere", { status = 302 } },
+    }
+    for _, case in ipairs(later) do
+      it("and knows that the first may have been applied, whatever becomes of one " .. case[1], function()
+        local _, failed = perform(idempotent, { broken, case[2] }, choice)
+        assert.equal("unknown", failed.outcome)
+        assert.truthy(failed.message:find("; an earlier attempt may have been applied", 1, true))
+      end)
+    end
+
+    it("and knows where a later one was applied", function()
+      local _, failed = perform(idempotent, { broken, { status = 200, body = "unreadable" } }, choice)
+      assert.same({ "applied", 2 }, { failed.outcome, failed.attempts })
+    end)
+  end)
+
+  describe("a client's budget", function()
+    it("ends retries where most calls fail, and says so", function()
+      local session = new_session(fake_transport.new { refused })
+      local function requests_of_call()
+        local before = #session.transport.requests
+        local _, failed = call.perform(session, safe, { method = "GET", url = "u" })
+        return #session.transport.requests - before, failed
+      end
+      for _ = 1, 50 do
+        assert.equal(3, (requests_of_call()))
+      end
+      local requests, failed = requests_of_call()
+      assert.equal(1, requests)
+      assert.truthy(failed.message:find("; not tried again, since too many calls of this client failed before", 1, true))
+    end)
+
+    it("is filled by success", function()
+      local session = new_session(fake_transport.new { ok })
+      session.budget.tokens = 0
+      for _ = 1, 7 do
+        call.perform(session, write, { method = "GET", url = "u" })
+      end
+      assert.equal(7, session.budget.tokens)
+    end)
+  end)
+
+  it("waits as long as the random number says, which can be handed in", function()
+    local _, _, _, sleeps = perform(safe, { refused }, { random = function() return 0.5 end })
+    assert.same({ 0.125, 0.25 }, sleeps)
   end)
 
   it("waits between attempts, by the transport's own way where it has one", function()
@@ -122,14 +198,68 @@ describe("integrations.call", function()
       for i, event in ipairs(events_of(safe, { refused, ok })) do
         names[i] = event.name .. " " .. event.attempt
         assert.equal("things.list", event.operation)
-        assert.equal("http://127.0.0.1/x", event.url)
+        assert.equal("http://127.0.0.1/x", event["url.full"])
+        assert.equal("GET", event["http.request.method"])
+        assert.equal(event.attempt > 1 and 1 or nil, event["http.request.resend_count"])
       end
       assert.same({ "request 1", "response 1", "retry 1", "request 2", "response 2" }, names)
     end)
 
+    it("tell of a call's failure at its end, once", function()
+      local names = {}
+      local events = events_of(safe, { refused })
+      for i, event in ipairs(events) do
+        names[i] = event.name .. " " .. event.attempt
+      end
+      assert.same({ "request 1", "response 1", "retry 1", "request 2", "response 2", "retry 2", "request 3",
+        "response 3", "failure 3" }, names)
+      local last = events[#events]
+      assert.same({ "network", "not_applied", "CURLE_COULDNT_CONNECT" },
+        { last.kind, last.outcome, last["error.type"] })
+      assert.is_true(last.call_duration >= 0 and last.call_duration < 5)
+    end)
+
+    it("name what failed as OpenTelemetry does: by status, code or kind", function()
+      local cases = {
+        { { status = 404 }, "404" }, { broken, "CURLE_RECV_ERROR" }, { cut, "CURLE_PARTIAL_FILE" },
+        { { problem = { message = "m" } }, "network" }, { { status = 200, body = "unreadable" }, "protocol" },
+      }
+      for _, case in ipairs(cases) do
+        local events = events_of(write, { case[1] })
+        assert.equal(case[2], events[#events]["error.type"])
+        assert.equal(case[1].status or case[1].problem.status, events[2]["http.response.status_code"])
+      end
+    end)
+
+    it("have the transport's durations, and sizes", function()
+      local durations = { dns = 1, connect = 2, tls = 3, first_byte = 7 }
+      for _, answer in ipairs { { status = 200, body = "four", durations = durations },
+        { problem = { message = "m", durations = durations } } } do
+        local event = events_of(write, { function()
+          if answer.problem then
+            return nil, answer.problem
+          end
+          return answer
+        end })[2]
+        assert.same({ 1, 2, 3, 7 }, {
+          event["dns.lookup.duration"], event.connect_duration, event.tls_duration, event.first_byte_duration,
+        })
+        assert.equal(answer.body and 4, event["http.response.body.size"])
+        assert.is_true(event["http.client.request.duration"] >= 0)
+      end
+    end)
+
+    it("cost a transport nothing where nobody listens", function()
+      local _, _, requests = perform(safe, { ok })
+      assert.is_false(requests[1].timed)
+      _, _, requests = perform(safe, { ok }, { on_event = function() end })
+      assert.is_true(requests[1].timed)
+    end)
+
     it("say how long, why and until when", function()
       local events = events_of(safe, { refused, ok })
-      assert.is_true(events[2].duration >= 0 and events[2].duration < 5)
+      local duration = events[2]["http.client.request.duration"]
+      assert.is_true(duration >= 0 and duration < 5)
       assert.equal("network", events[3].kind)
       assert.is_true(events[3].delay >= 0 and events[3].delay <= 0.25)
     end)
@@ -137,7 +267,7 @@ describe("integrations.call", function()
     it("may close the client, which ends the call", function()
       for _, name in ipairs { "request", "retry" } do
         local transport = fake_transport.new { refused }
-        local session = { transport = transport, timeout = 5, max_attempts = 3, now = core.now }
+        local session = new_session(transport)
         session.on_event = function(event)
           session.closed = session.closed or event.name == name
         end
@@ -152,9 +282,9 @@ describe("integrations.call", function()
       local events = events_of(write, { broken })
       assert.same({ "network", "unknown" }, { events[2].kind, events[2].outcome })
       events = events_of(write, { ok })
-      assert.equal(200, events[2].status)
+      assert.equal(200, events[2]["http.response.status_code"])
       assert.is_nil(events[2].kind)
-      assert.is_true(events[2].duration >= 0)
+      assert.is_nil(events[2]["error.type"])
     end)
 
     it("cannot break a call", function()

@@ -50,6 +50,7 @@ describe("integrations.client", function()
       { { connect_timeout = 0 }, "connect_timeout: must be at least 0.001, not 0" },
       { { max_attempts = 0 }, "max_attempts: must be at least 1, not 0" },
       { { max_attempts = 1.5 }, "max_attempts: must be a whole number below 2^53" },
+      { { retry_writes = "yes" }, "retry_writes: must be a boolean, not a string" },
       { { on_event = "print" }, "on_event: must be a function, not a string" },
       { { strict = "no" }, "strict: must be a boolean, not a string" },
       { { ca_file = "a\0b" }, "ca_file: must not have a NUL byte" },

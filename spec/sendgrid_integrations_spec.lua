@@ -339,6 +339,63 @@ describe("integrations.sendgrid.integrations", function()
     end)
   end)
 
+  describe("a delete that may be repeated", function()
+    -- The first DELETE is carried out, or not, and answered with 500.
+    local function flaky(applies)
+      local service, failed_once = emulator.new(), false
+      local sg = assert(sendgrid.new {
+        api_key = "SG.emulator.full",
+        retry_writes = true,
+        transport = {
+          send = function(_, request)
+            if request.method ~= "DELETE" or failed_once then
+              return service:send(request)
+            end
+            failed_once = true
+            if applies then
+              service:send(request)
+            end
+            return { status = 500, body = "" }
+          end,
+          sleep = function() end,
+        },
+      })
+      return sg.integrations, service
+    end
+
+    for _, applies in ipairs { true, false } do
+      it("deletes one, " .. (applies and "whose first request was carried out" or "at the second request"), function()
+        local integrations = flaky(applies)
+        local id = assert(integrations:create(input())).integration_id
+        assert.is_true(integrations:delete(id))
+        assert.same({}, (integrations:list()))
+      end)
+
+      it("deletes several, " .. (applies and "of which the list says that they are gone" or "likewise"), function()
+        local integrations = flaky(applies)
+        local a, b = integrations:create(input()).integration_id, integrations:create(input()).integration_id
+        local other = integrations:create(input()).integration_id
+        assert.is_true(integrations:delete { a, b })
+        assert.equal(other, integrations:list()[1].integration_id)
+      end)
+    end
+
+    it("does not call several gone of which one is still there", function()
+      local integrations = flaky(false)
+      local id = assert(integrations:create(input())).integration_id
+      local done, failed = integrations:delete { id, "none" }
+      assert.is_nil(done)
+      assert.same({ "not_found", "unknown", 2 }, { failed.kind, failed.outcome, failed.attempts })
+      assert.equal(1, #assert(integrations:list()))
+    end)
+
+    it("has an outcome for each of many", function()
+      local integrations = flaky(true)
+      local a, b = integrations:create(input()).integration_id, integrations:create(input()).integration_id
+      assert.is_true(assert(integrations:delete_many { a, b }).ok)
+    end)
+  end)
+
   describe("delete_many", function()
     local function outcomes(report)
       local texts = {}
@@ -514,7 +571,9 @@ describe("integrations.sendgrid.integrations", function()
     end
   end)
 
-  for _, name in ipairs { "create", "each", "find", "add_events", "remove_events", "delete_many" } do
+  for _, name in ipairs {
+    "create", "delete", "ensure", "each", "find", "add_events", "remove_events", "delete_many",
+  } do
     it(name .. " raises without its colon", function()
       local integrations = emulated()
       for _, argument in ipairs { {}, "x" } do

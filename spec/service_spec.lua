@@ -1,6 +1,7 @@
 local fake_transport = require "spec.support.fake_transport"
 local faults_of = require "spec.support.faults"
 local failure = require "integrations.failure"
+local retry = require "integrations.retry"
 local service = require "integrations.service"
 
 -- A service that exists nowhere: what this module does must not depend on SendGrid.
@@ -33,6 +34,8 @@ local Things = service.define {
     delete = {
       method = "DELETE",
       path = "/v1/things",
+      idempotent = true,
+      removes = true,
       parameters = {
         {
           name = "ids",
@@ -46,14 +49,18 @@ local Things = service.define {
 }
 
 local function read_failure(operation, response)
-  return failure.new { kind = "rejected", operation = operation.name, status = response.status, message = "no" }
+  local kinds = { [404] = "not_found", [500] = "server" }
+  return failure.new { kind = kinds[response.status] or "rejected", operation = operation.name, status = response.status, message = "no" }
 end
 
+-- With one answer to each request, or a list of them.
 local function new(answer, options)
-  local transport = fake_transport.new { answer or { status = 204, body = "" } }
+  answer = answer or { status = 204, body = "" }
+  local transport = fake_transport.new(answer[1] and answer or { answer })
   local session = {
     transport = transport, base_url = "https://example.com/base", timeout = 5, max_attempts = 1, now = os.time,
     headers = { Accept = "x" }, body_headers = { Accept = "x", ["Content-Type"] = "y" }, read_failure = read_failure,
+    budget = retry.new_budget(),
   }
   for name, value in pairs(options or {}) do
     session[name] = value
@@ -252,11 +259,47 @@ describe("integrations.service", function()
       assert.same({ "protocol", "applied", 201 }, { failed.kind, failed.outcome, failed.status })
     end)
 
-    it("of any 2xx is good, with or without a body, where nothing is to be read", function()
-      for _, answer in ipairs { { status = 204, body = "" }, { status = 200, body = "x" }, { status = 202 } } do
-        answer.body = answer.body or ""
-        assert.is_true((new(answer)):delete "a")
+    it("of any 2xx is good where nothing is to be read: without a body, or with any JSON", function()
+      for _, body in ipairs { "", "{}", '{"job_id":"x"}', "[]", "null", "true" } do
+        for _, status in ipairs { 200, 202, 204 } do
+          assert.is_true((new { status = status, body = body }):delete "a")
+        end
       end
+    end)
+
+    it("of 2xx is none where it is not JSON: something in between may have sent it", function()
+      for _, body in ipairs { "<html>", "x", '{"a":', "\31\139\8" } do
+        local done, failed = new({ status = 200, body = body }):delete "a"
+        assert.is_nil(done)
+        assert.same({ "protocol", "applied", 200 }, { failed.kind, failed.outcome, failed.status })
+      end
+    end)
+
+    describe("of 404 to a removal that is repeated", function()
+      local gone = { { status = 500, body = "" }, { status = 404, body = "" } }
+      local choice = { max_attempts = 3, retry_writes = true }
+
+      it("means that it is done", function()
+        local things, requests = new(gone, choice)
+        assert.is_true(things:delete "a")
+        assert.equal(2, #requests)
+      end)
+
+      it("leaves open which of several things are gone", function()
+        local _, failed = new(gone, choice):delete { "a", "b" }
+        assert.same({ "not_found", "unknown", 2 }, { failed.kind, failed.outcome, failed.attempts })
+      end)
+
+      it("means nothing where the first attempt did nothing", function()
+        local refused = { problem = { code = "CURLE_COULDNT_CONNECT", message = "m", sent = false } }
+        local _, failed = new({ refused, gone[2] }, choice):delete "a"
+        assert.same({ "not_found", "not_applied", 2 }, { failed.kind, failed.outcome, failed.attempts })
+      end)
+
+      it("means nothing without one", function()
+        local _, failed = new({ gone[2] }, choice):delete "a"
+        assert.same({ "not_found", "not_applied", 1 }, { failed.kind, failed.outcome, failed.attempts })
+      end)
     end)
 
     it("that points elsewhere is not followed", function()
@@ -294,7 +337,14 @@ describe("integrations.service", function()
     local things = new()
     local bounded = service.bounded(things)
     assert.is_number(bounded.session.deadline)
-    assert.equal(bounded, service.bounded(bounded))
     assert.is_nil(things.session.deadline)
+  end)
+
+  it("gives a part of a helper's work a share of the time that is left", function()
+    local things = new(nil, { now = function() return 100 end, timeout = 9 })
+    local bounded = service.bounded(things)
+    assert.equal(109, bounded.session.deadline)
+    assert.equal(109, service.bounded(bounded).session.deadline)
+    assert.equal(103, service.bounded(bounded, 1 / 3).session.deadline)
   end)
 end)

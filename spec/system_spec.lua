@@ -179,12 +179,23 @@ describe("the client over real HTTP", function()
         for name, value in pairs(event) do
           assert.is_nil(tostring(value):find("SG.", 1, true), name)
         end
-        events[#events + 1] = event.name .. " " .. event.method .. " " .. tostring(event.status)
+        events[#events + 1] = event
       end,
     })
     assert(watched.integrations:list())
     watched:close()
-    assert.same({ "request GET nil", "response GET 200" }, events)
+    assert.same({ "request", "response" }, { events[1].name, events[2].name })
+    local answered = events[2]
+    assert.same({ "GET", 200, "127.0.0.1", server.port, 13 }, {
+      answered["http.request.method"], answered["http.response.status_code"], answered["server.address"],
+      answered["server.port"], answered["http.response.body.size"],
+    })
+    local total = answered["http.client.request.duration"]
+    for _, name in ipairs { "dns.lookup.duration", "connect_duration", "tls_duration", "first_byte_duration" } do
+      assert.is_true(answered[name] >= 0 and answered[name] <= total, name)
+    end
+    assert.is_true(answered.connect_duration > 0 and answered.first_byte_duration > answered.connect_duration)
+    assert.equal(0, answered.tls_duration)
   end)
 
   it("gives a client that is forgotten back to the system", function()

@@ -4,95 +4,117 @@ local retry = require "integrations.retry"
 
 local call = {}
 
+--- What a listener is told. The names with dots are those of OpenTelemetry's conventions for HTTP
+--- clients; durations are seconds, sizes bytes.
 ---@class integrations.Event
----@field name "request"|"response"|"retry"
----@field operation string
----@field method string
----@field url string
+---@field name "request"|"response"|"retry"|"failure" `response`: an attempt has ended, with or
+---  without an answer; `failure`: the call has, and its caller gets the failure
+---@field operation string `integrations.create`
 ---@field attempt integer
----@field status? integer of a response
----@field kind? integrations.Kind where the attempt failed
----@field outcome? integrations.Outcome likewise
----@field duration? number seconds that the attempt took
----@field delay? number seconds until the next attempt
+---@field ["http.request.method"] string
+---@field ["http.request.resend_count"]? integer of a second attempt and later ones
+---@field ["http.request.body.size"]? integer
+---@field ["url.full"] string
+---@field ["server.address"]? string
+---@field ["server.port"]? integer
+---@field ["http.response.status_code"]? integer where a status came
+---@field ["http.response.body.size"]? integer where a whole answer came
+---@field ["error.type"]? string of what failed: the status, libcurl's code or the kind
+---@field kind? integrations.Kind of what failed
+---@field outcome? integrations.Outcome of what failed
+---@field ["http.client.request.duration"]? number the attempt's
+---@field ["dns.lookup.duration"]? number these four where the transport knows: nought on a kept connection
+---@field connect_duration? number
+---@field tls_duration? number
+---@field first_byte_duration? number until the answer began, since the attempt did
+---@field call_duration? number of `failure`: all attempts and waits
+---@field delay? number of `retry`: until the next attempt
 
--- math.random repeats itself in every process where nobody seeded it, and jitter is there to keep
--- processes apart: the clock's last digits are different in each.
-local function random(now)
-  return now() * 1e6 % 1
-end
-
-local function new_event(name, operation, request, number)
-  return {
-    name = name,
-    operation = operation.name,
-    method = request.method,
-    url = request.url,
-    attempt = number,
-  }
-end
+-- ---- events ---------------------------------------------------------------------------------
 
 -- A listener is a guest: what it raises must not cost the caller a call's result.
-local function emit(session, event)
+local function emit(session, operation, request, number, event)
+  event.operation = operation.name
+  event.attempt = number
+  event["http.request.method"] = request.method
+  event["http.request.resend_count"] = number > 1 and number - 1 or nil
+  event["http.request.body.size"] = request.body and #request.body
+  event["url.full"] = request.url
+  event["server.address"] = session.server_address
+  event["server.port"] = session.server_port
   pcall(session.on_event, event)
 end
+
+local function describe_failure(event, failed)
+  event.kind = failed.kind
+  event.outcome = failed.outcome
+  event["http.response.status_code"] = failed.status
+  event["error.type"] = failed.status and failed.status >= 400 and tostring(failed.status)
+    or failed.code or failed.kind
+  return event
+end
+
+-- `answer` is a response or a problem.
+local function describe_answer(event, answer)
+  local durations = answer.durations or {}
+  event["http.response.status_code"] = answer.status
+  event["http.response.body.size"] = answer.body and #answer.body
+  event["dns.lookup.duration"] = durations.dns
+  event.connect_duration = durations.connect
+  event.tls_duration = durations.tls
+  event.first_byte_duration = durations.first_byte
+  return event
+end
+
+-- ---- attempts -------------------------------------------------------------------------------
 
 -- What became of the request, judged by what was sent and received, never by the error's kind.
 local function outcome_of(operation, sent, status)
   if operation.safe or not sent then
     return "not_applied"
   end
-  if not status or status < 200 or status >= 500 then
+  -- 303 points to the result of what was done (RFC 9110, 15.4.4), the other redirects to where it
+  -- should be asked for.
+  if not status or status < 200 or status >= 500 or status == 303 then
     return "unknown"
   end
   return status < 300 and "applied" or "not_applied"
 end
 
--- One attempt: the result and its response, or nil and a failure.
+-- One attempt: the result or nil, a failure or nil, and what the transport gave.
 local function attempt(session, operation, request)
   if session.closed then -- by a listener, since the call began
     return nil, failure.closed(operation.name)
   end
   local response, problem = session.transport:send(request)
-  local failed
-  if response then
-    local result
-    result, failed = operation.read(session, operation, response, request)
-    if not failed then
-      return result, nil, response.status
-    end
-    failed.outcome = outcome_of(operation, true, response.status)
-  else
-    failed = failure.from_transport(operation.name, problem)
+  if not response then
+    local failed = failure.from_transport(operation.name, problem)
     failed.outcome = outcome_of(operation, problem.sent ~= false, problem.status)
+    return nil, failed, problem
   end
-  return nil, failed, failed.status
+  local result, failed = operation.read(session, operation, response, request)
+  if failed then
+    failed.outcome = outcome_of(operation, true, response.status)
+  end
+  return result, failed, response
 end
 
 local function observed_attempt(session, operation, request, number)
   if not session.on_event then
     return attempt(session, operation, request)
   end
-  emit(session, new_event("request", operation, request, number))
+  emit(session, operation, request, number, { name = "request" })
   local started = session.now()
-  local result, failed, status = attempt(session, operation, request)
-  local event = new_event("response", operation, request, number)
-  event.status = status
-  event.duration = session.now() - started
-  event.kind = failed and failed.kind
-  event.outcome = failed and failed.outcome
-  emit(session, event)
+  local result, failed, answer = attempt(session, operation, request)
+  local event = { name = "response", ["http.client.request.duration"] = session.now() - started }
+  if failed then
+    describe_failure(event, failed)
+  end
+  emit(session, operation, request, number, describe_answer(event, answer or {}))
   return result, failed
 end
 
-local function tell_of_retry(session, operation, request, number, delay, failed)
-  if session.on_event then
-    local event = new_event("retry", operation, request, number)
-    event.delay = delay
-    event.kind = failed.kind
-    emit(session, event)
-  end
-end
+-- ---- calls ----------------------------------------------------------------------------------
 
 -- Where a helper's earlier requests have used up the time.
 local function out_of_time(operation)
@@ -103,16 +125,37 @@ local function out_of_time(operation)
   }
 end
 
---- Sends a request until it has an answer, may not be repeated, or the deadline is there.
----@param session table transport, now, timeout, deadline?, max_attempts, on_event?
----@param operation table name, safe, read
----@param request integrations.Request timeout_ms is set here
----@return any result
----@return integrations.Failure? failure
-function call.perform(session, operation, request)
-  local deadline = session.deadline or session.now() + session.timeout
+-- math.random repeats itself in every process where nobody seeded it, and jitter is there to keep
+-- processes apart: the clock's last digits are different in each.
+local function random(session)
+  return session.random and session.random() or session.now() * 1e6 % 1
+end
+
+-- Waits until the next attempt; false where there will be none.
+local function wait_for_next(session, operation, request, number, deadline, failed)
+  local delay, reason = retry.plan(failed, operation, {
+    attempt = number,
+    max_attempts = session.max_attempts,
+    retry_writes = session.retry_writes,
+    budget = session.budget,
+    random = random(session),
+    left = deadline - session.now(),
+  })
+  if not delay then
+    failed.message = reason and failed.message .. "; " .. reason or failed.message
+    return false
+  end
+  if session.on_event then
+    emit(session, operation, request, number, describe_failure({ name = "retry", delay = delay }, failed))
+  end
+  session.transport:sleep(delay)
+  return true
+end
+
+-- Attempts, until one has an answer that stands, none may follow, or the deadline is there.
+local function try(session, operation, request, deadline)
   local number, failed = 0, nil
-  while true do
+  repeat
     local left = deadline - session.now()
     if left <= 0 then
       return nil, failed or out_of_time(operation)
@@ -122,19 +165,35 @@ function call.perform(session, operation, request)
     local result
     result, failed = observed_attempt(session, operation, request, number)
     if not failed then
+      retry.earn(session.budget)
       return result
     end
     failed.attempts = number
-    if number >= session.max_attempts or not retry.is_allowed(failed, operation.safe) then
-      return nil, failed
-    end
-    local delay = retry.delay(number, random(session.now), failed.retry_after)
-    if session.now() + delay >= deadline then
-      return nil, failed
-    end
-    tell_of_retry(session, operation, request, number, delay, failed)
-    session.transport:sleep(delay)
+    -- For whoever reads a later answer: an earlier request may have been applied.
+    request.doubtful = request.doubtful or failed.outcome == "unknown"
+  until not wait_for_next(session, operation, request, number, deadline, failed)
+  return nil, failed
+end
+
+--- Sends a request until it has an answer, may not be repeated, or the deadline is there.
+---@param session table transport, now, timeout, deadline?, max_attempts, retry_writes?, budget, random?, on_event?
+---@param operation table name, safe, idempotent?, read
+---@param request integrations.Request timeout_ms, timed and doubtful are set here
+---@return any result
+---@return integrations.Failure? failure
+function call.perform(session, operation, request)
+  local started = session.now()
+  request.timed = session.on_event ~= nil
+  local result, failed = try(session, operation, request, session.deadline or started + session.timeout)
+  if failed and request.doubtful and failed.outcome == "not_applied" then
+    failed.outcome = "unknown"
+    failed.message = failed.message .. "; an earlier attempt may have been applied"
   end
+  if failed and session.on_event then
+    local event = { name = "failure", call_duration = session.now() - started }
+    emit(session, operation, request, failed.attempts, describe_failure(event, failed))
+  end
+  return result, failed
 end
 
 return call

@@ -4,6 +4,7 @@
 --- `credentials`, `headers` (functions of the options), `read_failure`, and `services`.
 local failure = require "integrations.failure"
 local integrations = require "integrations"
+local retry = require "integrations.retry"
 local service = require "integrations.service"
 local transport = require "integrations.transport"
 
@@ -14,9 +15,11 @@ local client = {}
 ---@field timeout? number seconds for a whole call, retries included (30)
 ---@field connect_timeout? number seconds for one connection (5)
 ---@field max_attempts? integer how often a call may be tried where that is safe (3)
+---@field retry_writes? boolean lets a write that does no more twice than once (update, delete) be tried
+---  again after an unknown outcome (false)
 ---@field ca_file? string file of trusted certificates (PEM); absent: the system's
 ---@field proxy? string address of an HTTP proxy; absent: none, whatever the environment says
----@field on_event? fun(event: integrations.Event) told of each request, response and retry
+---@field on_event? fun(event: integrations.Event) told of each request, response, retry and failure
 ---@field transport? "curl"|integrations.Transport
 ---@field strict? boolean false lets names through that this version does not know (true)
 local shared_options = {
@@ -24,6 +27,7 @@ local shared_options = {
   timeout = { type = "number", minimum = 0.001, maximum = 86400 },
   connect_timeout = { type = "number", minimum = 0.001, maximum = 86400 },
   max_attempts = { type = "integer", minimum = 1, maximum = 100 },
+  retry_writes = { type = "boolean" },
   ca_file = { type = "string", minLength = 1 },
   proxy = { type = "string", minLength = 1 },
   on_event = { type = "function" },
@@ -40,14 +44,20 @@ local function is_loopback(host)
   return host == "localhost" or host == "[::1]" or is_address or false
 end
 
---- What is wrong with a base_url, or nil.
-local function url_fault(url)
+-- Scheme, host, port (or nil) and path of a base_url; nothing where it is none.
+local function split_url(url)
   local scheme, host, rest = url:match("^(%a+)://([%w%.%-]+)(.*)$")
   if not scheme then
     scheme, host, rest = url:match("^(%a+)://(%[[%x:]+%])(.*)$")
   end
   local port, path = (rest or ""):match("^:(%d+)(.*)$")
-  if not scheme or not (path or rest):find("^[%w%-%._~/]*$") or tonumber(port or 1) > 65535 then
+  return scheme, host, tonumber(port), path or rest
+end
+
+--- What is wrong with a base_url, or nil.
+local function url_fault(url)
+  local scheme, host, port, path = split_url(url)
+  if not scheme or not path:find("^[%w%-%._~/]*$") or (port or 1) > 65535 then
     return 'must look like "https://host", "https://host:8443" or "https://host/path"'
   elseif scheme ~= "https" and scheme ~= "http" then
     return "must begin with https://"
@@ -130,17 +140,24 @@ local function open_transport(declaration, options, base_url)
   })
 end
 
+local default_ports = { https = 443, http = 80 }
+
 local function new_session(declaration, options, base_url, opened)
+  local scheme, host, port = split_url(base_url)
   local headers = merge({ Accept = "application/json" }, declaration.headers(options))
   return {
     transport = opened,
     now = require("integrations.core").now,
     closed = false,
     base_url = base_url,
+    server_address = host,
+    server_port = port or default_ports[scheme],
     headers = headers,
     body_headers = merge(body_headers, headers),
     timeout = options.timeout or 30,
     max_attempts = options.max_attempts or 3,
+    retry_writes = options.retry_writes,
+    budget = retry.new_budget(),
     on_event = options.on_event,
     strict = options.strict,
     read_failure = declaration.read_failure,

@@ -13,6 +13,7 @@
 ---| "network"       # no connection, or it broke
 ---| "tls"           # no connection that can be trusted
 ---| "protocol"      # an answer that is none
+---| "ambiguous"     # several things are what one was asked for
 ---| "closed"        # the client was closed before
 
 ---@alias integrations.Outcome

@@ -1,59 +1,155 @@
---- The retry policy. Pure: the random number and the clock are handed in.
+--- The retry policy. Pure: the clock, the random number and the budget are handed in, and whoever
+--- asks does the waiting.
+local http_date = require "integrations.http_date"
+
 local retry = {}
 
 local BASE, CAP = 0.25, 20 -- seconds; the bounds of the wait before an attempt
 local MAX_RETRY_AFTER = 3600 -- what a server asks for beyond an hour is taken for a mistake
+
+-- ---- whether --------------------------------------------------------------------------------
 
 -- What may pass by itself. A certificate that is wrong now is wrong a second later.
 local passing = { network = true, timeout = true, server = true, protocol = true, tls = true }
 local lasting_codes = { CURLE_PEER_FAILED_VERIFICATION = true, CURLE_SSL_CACERT_BADFILE = true }
 local passing_statuses = { [500] = true, [502] = true, [503] = true, [504] = true }
 
---- Whether the same request may go out again.
----@param failure integrations.Failure
----@param safe boolean whether the operation changes nothing
----@return boolean
-function retry.is_allowed(failure, safe)
-  if failure.kind == "rate_limited" then
-    return true
+local function may_pass(failed)
+  if failed.status and failed.status >= 300 then
+    return passing_statuses[failed.status] or false
   end
-  if not passing[failure.kind] or lasting_codes[failure.code] then
-    return false
-  end
-  if failure.status and failure.status >= 300 and not passing_statuses[failure.status] then
-    return false
-  end
-  -- A write may only be repeated where it is certain that nothing happened.
-  return safe or (failure.outcome == "not_applied" and failure.status == nil)
+  return passing[failed.kind] and not lasting_codes[failed.code] or false
 end
 
---- Full jitter: anything between nothing and a bound that doubles with each attempt.
+--- Whether the same request may go out again.
+---@param failed integrations.Failure of the attempt: its outcome is what became of this request alone
+---@param operation { safe: boolean, idempotent: boolean? } `safe`: it changes nothing
+---@param retry_writes? boolean whether the caller lets an idempotent write go out again
+---@return boolean
+function retry.is_allowed(failed, operation, retry_writes)
+  if failed.kind == "rate_limited" then
+    return true -- refused before it was looked at
+  elseif not may_pass(failed) then
+    return false
+  elseif operation.safe or failed.outcome == "not_applied" then
+    return true
+  end
+  return failed.outcome == "unknown" and operation.idempotent == true and retry_writes == true
+end
+
+-- ---- when -----------------------------------------------------------------------------------
+
+--- Full jitter: anything between nothing and a bound that doubles with each attempt, on top of what
+--- the server asks for, so that those whom it asks for the same do not come back all at once.
 ---@param attempt integer how many there were
 ---@param random number from 0 to 1
 ---@param retry_after? number seconds that the server asked for
 ---@return number seconds
 function retry.delay(attempt, random, retry_after)
   local bound = math.min(CAP, BASE * 2 ^ (attempt - 1))
-  return math.max(random * bound, retry_after or 0)
+  return random * bound + (retry_after or 0)
 end
 
---- When the server wants to be asked again. X-RateLimit-Reset is seconds from now in one of
---- SendGrid's documents, an epoch in another, and an epoch in milliseconds from Rocket.Chat.
---- Every answer may have it; only with a 429 is it a reason to wait.
+local function read_number(text)
+  return text and text:find "^%-?%d+%.?%d*$" and tonumber(text)
+end
+
+-- The server's own clock, where it tells it: only differences count, so a local clock that is wrong
+-- does not matter.
+local function clock_of(response, epoch)
+  return http_date.read(response.headers.date, epoch) or epoch
+end
+
+local function read_retry_after(response, epoch)
+  local text = response.headers["retry-after"]
+  local seconds = read_number(text)
+  if seconds then
+    return seconds
+  end
+  local moment = http_date.read(text, epoch)
+  return moment and moment - clock_of(response, epoch)
+end
+
+-- Seconds from now in one of SendGrid's documents, an epoch in another, and an epoch in milliseconds
+-- from Rocket.Chat. Every answer may have it; only with a 429 is it a reason to wait.
+local function read_reset(response, epoch)
+  local reset = response.status == 429 and read_number(response.headers["x-ratelimit-reset"])
+  if not reset then
+    return nil
+  end
+  local seconds = reset > 1e11 and reset / 1000 or reset
+  return seconds > 1e9 and seconds - clock_of(response, epoch) or seconds
+end
+
+--- When the server wants to be asked again, by `Retry-After` (RFC 9110, 10.2.3) or, with a 429, by
+--- `X-RateLimit-Reset`. Never less than nothing and never more than an hour.
 ---@param response { status: integer, headers: table<string, string> }
 ---@param epoch number seconds since 1970
 ---@return number? seconds from now
 function retry.after(response, epoch)
-  local after = tonumber(response.headers["retry-after"])
-  local reset = tonumber(response.headers["x-ratelimit-reset"])
-  if not after and reset and response.status == 429 then
-    local seconds = reset > 1e11 and reset / 1000 or reset
-    after = seconds > 1e9 and seconds - epoch or seconds
+  local after = read_retry_after(response, epoch) or read_reset(response, epoch)
+  return after and math.max(0, math.min(after, MAX_RETRY_AFTER))
+end
+
+-- ---- how often ------------------------------------------------------------------------------
+
+-- Where a service is down, each call would become as many requests as there may be attempts, and keep
+-- it down. So retries are paid from a budget that only successes fill again: a hundred of them, then
+-- one for five successes.
+local BUDGET, COST, TIMEOUT_COST, EARNING = 500, 5, 10, 1
+
+---@class integrations.RetryBudget
+---@field tokens number
+
+--- The budget of a new client.
+---@return integrations.RetryBudget
+function retry.new_budget()
+  return { tokens = BUDGET }
+end
+
+--- A call has succeeded.
+---@param budget integrations.RetryBudget
+function retry.earn(budget)
+  budget.tokens = math.min(BUDGET, budget.tokens + EARNING)
+end
+
+local function spend(budget, failed)
+  local cost = failed.kind == "timeout" and TIMEOUT_COST or COST
+  if budget.tokens < cost then
+    return false
   end
-  if not after or after ~= after then
+  budget.tokens = budget.tokens - cost
+  return true
+end
+
+-- ---- all of it ------------------------------------------------------------------------------
+
+---@class integrations.RetryState
+---@field attempt integer how many there were
+---@field max_attempts integer
+---@field retry_writes? boolean
+---@field budget integrations.RetryBudget
+---@field random number from 0 to 1
+---@field left number seconds until the deadline
+
+--- How long to wait before the next attempt, which is paid for then; or nil and, where it is not the
+--- failure's own nature, why there is none.
+---@param failed integrations.Failure
+---@param operation table
+---@param state integrations.RetryState
+---@return number? seconds
+---@return string? reason
+function retry.plan(failed, operation, state)
+  if state.attempt >= state.max_attempts or not retry.is_allowed(failed, operation, state.retry_writes) then
     return nil
   end
-  return math.max(0, math.min(after, MAX_RETRY_AFTER))
+  local delay = retry.delay(state.attempt, state.random, failed.retry_after)
+  if delay >= state.left then
+    return nil, "no time was left to try again"
+  elseif not spend(state.budget, failed) then
+    return nil, "not tried again, since too many calls of this client failed before"
+  end
+  return delay
 end
 
 return retry

@@ -10,6 +10,9 @@
 ---   result                   { identity, field?, array? }: where the result is in the response's
 ---                            body, and which field all things there have; absent: the call
 ---                            returns true
+---   idempotent               sent twice it does no more than once: such a write may be repeated
+---                            where the caller allows it (option retry_writes). A GET always is
+---   removes                  what it is about is gone afterwards
 ---@see integrations.sendgrid.integrations
 local call = require "integrations.call"
 local failure = require "integrations.failure"
@@ -210,18 +213,42 @@ end
 
 local function read_success(operation, response)
   local result = operation.result
-  if not result then
+  if not result and response.body == "" then
     return true
   end
   local value = json.decode(response.body)
-  if result.field and type(value) == "table" then
+  if not result and value ~= nil then
+    return true
+  elseif result and result.field and type(value) == "table" then
     value = value[result.field]
   end
-  local is_right = result.array and is_list or is_thing
-  if is_right(value, result.identity) then
+  local is_right = result and (result.array and is_list or is_thing)
+  if is_right and is_right(value, result.identity) then
     return value
   end
   return nil, protocol_failure(operation, response, service.describe_body(response.body))
+end
+
+-- Whether "not found" is what a removal wanted to hear: an earlier attempt has removed it. Of several
+-- things it does not tell which.
+local function is_gone(operation, failed, request)
+  if not (operation.removes and request.doubtful and failed.kind == "not_found") then
+    return false
+  end
+  for _, values in pairs(request.values) do
+    if #values > 1 then
+      return false
+    end
+  end
+  return true
+end
+
+local function read_refusal(session, operation, response, request)
+  local failed = session.read_failure(operation, response, request)
+  if is_gone(operation, failed, request) then
+    return true
+  end
+  return nil, failed
 end
 
 -- Reads a response: the result, or nil and a failure whose outcome call.lua decides.
@@ -232,7 +259,7 @@ local function read(session, operation, response, request)
     return nil, protocol_failure(operation, response,
       "the answer points elsewhere; it is not followed, since the credentials belong to one host: check base_url")
   end
-  return nil, session.read_failure(operation, response, request)
+  return read_refusal(session, operation, response, request)
 end
 
 -- ---- declarations ---------------------------------------------------------------------------
@@ -269,6 +296,8 @@ local function compile_operation(service_name, name, declared, schemas)
     body_name = declared.body_name or "input",
     result = declared.result,
     safe = declared.method == "GET",
+    idempotent = declared.idempotent,
+    removes = declared.removes,
     read = read,
     arguments = {},
   }
@@ -348,13 +377,13 @@ end
 --- The same object with one deadline for all that it does from now on: for helpers that send
 --- several requests.
 ---@param self table
+---@param share? number how much of the time that is left it may use, for what must leave some (1)
 ---@return table
-function service.bounded(self)
+function service.bounded(self, share)
   local session = self.session
-  if session.deadline then
-    return self
-  end
-  local bounded = setmetatable({ deadline = session.now() + session.timeout }, { __index = session })
+  local now = session.now()
+  local left = session.deadline and session.deadline - now or session.timeout
+  local bounded = setmetatable({ deadline = now + left * (share or 1) }, { __index = session })
   return setmetatable({ session = bounded }, getmetatable(self))
 end
 

@@ -1,7 +1,9 @@
 --- SendGrid's Integrations API: email events forwarded to Segment.
 --- Schemas and operations carry the names of the API's OpenAPI document.
 local bulk_delete = require "integrations.sendgrid.bulk_delete"
+local ensure = require "integrations.ensure"
 local failure = require "integrations.failure"
+local match = require "integrations.match"
 local service = require "integrations.service"
 
 -- ---- schemas --------------------------------------------------------------------------------
@@ -122,7 +124,6 @@ local LIMIT = 10 -- Segment integrations of one user
 ---@field list fun(self): integrations.sendgrid.Integration[]?, integrations.Failure? all of the account (or subuser)
 ---@field get integrations.sendgrid.One `not_found` where there is none of that id
 ---@field update integrations.sendgrid.Update changes the fields that the patch has
----@field delete fun(self, ids: string|string[]): true?, integrations.Failure? in one request; see also `delete_many`
 local Integrations = service.define {
   name = "integrations",
   schemas = {
@@ -145,8 +146,9 @@ local Integrations = service.define {
       body = "IntegrationPatch",
       body_name = "patch",
       result = one,
+      idempotent = true,
     },
-    delete = { method = "DELETE", path = path, parameters = { Ids } },
+    delete = { method = "DELETE", path = path, parameters = { Ids }, idempotent = true, removes = true },
   },
 }
 
@@ -184,6 +186,36 @@ function Integrations:create(input)
   return created, failed
 end
 
+-- Whether the list holds none of the ids, in one array or one by itself.
+local function are_gone(self, ids)
+  local existing = self:list()
+  local wanted = type(ids) == "table" and service.list(ids) or { ids }
+  for _, integration in ipairs(existing or {}) do
+    if match.contains(wanted, integration.integration_id) then
+      return false
+    end
+  end
+  return existing ~= nil
+end
+
+local send_delete = Integrations.delete
+
+--- Deletes in one request. Where it had to be repeated after an unknown outcome (option
+--- retry_writes), that an integration is not found any more is what was wanted; of several, the list
+--- says whether all are gone.
+---@param ids string|string[]
+---@return true? deleted
+---@return integrations.Failure? failure
+function Integrations:delete(ids)
+  service.check_self(self, Integrations, "integrations.delete")
+  local bounded = service.bounded(self)
+  local deleted, failed = send_delete(bounded, ids)
+  if failed and failed.kind == "not_found" and failed.outcome == "unknown" and are_gone(bounded, ids) then
+    return true
+  end
+  return deleted, failed
+end
+
 -- ---- helpers --------------------------------------------------------------------------------
 
 --- Iterates over all integrations. The API has no pages, so this is one request. A failure is
@@ -213,33 +245,6 @@ for _, field in ipairs(service.fields(Integration)) do
 end
 local check_criteria = service.checker("criteria", criteria)
 
-local function value_at(integration, dotted)
-  local value = integration
-  for name in dotted:gmatch "[^.]+" do
-    value = type(value) == "table" and value[name] or nil
-  end
-  return value
-end
-
-local function contains(list, wanted)
-  for _, value in ipairs(list) do
-    if value == wanted then
-      return true
-    end
-  end
-  return false
-end
-
-local function matches(integration, wanted)
-  for dotted, expected in next, wanted do
-    local actual = value_at(integration, dotted)
-    if actual ~= expected and not (type(actual) == "table" and contains(actual, expected)) then
-      return false
-    end
-  end
-  return true
-end
-
 --- The integrations whose fields have the given values. Fields of fields are written with dots;
 --- `["filters.email_events"] = "open"` finds those that forward opens, whatever else they forward.
 ---@param wanted table<string, string>
@@ -257,11 +262,37 @@ function Integrations:find(wanted)
   end
   local found = {}
   for _, integration in ipairs(all) do
-    if matches(integration, wanted) then
+    if match.has(integration, wanted) then
       found[#found + 1] = integration
     end
   end
   return found
+end
+
+--- Makes sure that there is exactly one integration as the input says, however often it is called: a
+--- create that can be repeated. One is the same if destination, write key and region are; where its
+--- other fields differ they are updated. Fields that the input leaves out stay as they are.
+---
+--- An unknown outcome is settled by listing again, for which a third of the time is kept. Where several
+--- are the same already, none is touched: the failure's kind is `ambiguous`, its errors name them. Between
+--- listing and creating another program may create: the API has no way to exclude that.
+---@param input integrations.sendgrid.IntegrationInput
+---@return integrations.sendgrid.Integration? integration as it is afterwards
+---@return "created"|"updated"|"unchanged"|integrations.Failure what was done, or the failure
+function Integrations:ensure(input)
+  service.check_self(self, Integrations, "integrations.ensure")
+  if self.session.closed then
+    return nil, failure.closed "integrations.ensure"
+  end
+  local _, faults = service.read_argument(self, "integrations.ensure", "create", "input", input)
+  if faults then
+    return nil, failure.invalid("integrations.ensure", faults)
+  end
+  return ensure.run(service.bounded(self), input, {
+    name = "integrations.ensure",
+    identity = "integration_id",
+    same = { "destination", "properties.write_key", "properties.destination_region" },
+  })
 end
 
 local check_events = service.checker("events", {
@@ -285,7 +316,7 @@ local function change_events(self, name, id, events, change)
   if not current then
     return nil, failed
   end
-  local before = value_at(current, "filters.email_events") or {}
+  local before = match.at(current, "filters.email_events") or {}
   if type(before) ~= "table" then
     return nil, failure.new { kind = "protocol", operation = name, message = "the service's list of events is none" }
   end
@@ -302,7 +333,7 @@ end
 local function union(before, events)
   local after = service.list(before)
   for _, event in ipairs(events) do
-    if not contains(after, event) then
+    if not match.contains(after, event) then
       after[#after + 1] = event
     end
   end
@@ -312,7 +343,7 @@ end
 local function difference(before, events)
   local after = {}
   for _, event in ipairs(before) do
-    if not contains(events, event) then
+    if not match.contains(events, event) then
       after[#after + 1] = event
     end
   end

@@ -9,11 +9,11 @@ local curl = {}
 -- Long enough to cost nothing, short enough for a debug hook (Ctrl-C) to get its turn.
 local TURN_MS = 1000
 
-local function drive(engine, id)
+local function drive(engine, id, timed)
   local response, problem
   repeat
     engine:run(TURN_MS)
-    response, problem = engine:take(id)
+    response, problem = engine:take(id, timed)
   until response ~= false
   return response, problem
 end
@@ -29,7 +29,7 @@ function Curl:send(request)
   if not id then
     return nil, { code = "CURLE_FAILED_INIT", message = message, sent = false }
   end
-  local ok, response, problem = pcall(drive, engine, id)
+  local ok, response, problem = pcall(drive, engine, id, request.timed)
   if not ok then
     engine:cancel(id)
     error(response, 0)

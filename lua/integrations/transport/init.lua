@@ -6,17 +6,27 @@
 ---@field headers table<string, string>
 ---@field body? string
 ---@field timeout_ms integer how long this attempt may take
+---@field timed? boolean whether anybody wants to know the durations
+
+---@class integrations.Durations seconds, as far as the transport knows them
+---@field dns? number
+---@field connect? number
+---@field tls? number
+---@field first_byte? number until the answer began, since the attempt did
+---@field total? number
 
 ---@class integrations.Response
 ---@field status integer
 ---@field headers? table<string, string> names in lower case
 ---@field body? string
+---@field durations? integrations.Durations
 
 ---@class integrations.Problem
 ---@field message string what went wrong, for people
 ---@field code? string libcurl's name of it
 ---@field sent? boolean whether a byte of the request may have left; absent: it may
 ---@field status? integer where a status line came, but no whole response
+---@field durations? integrations.Durations
 
 --- What a transport of the caller's own must be. What it raises passes through.
 ---@class integrations.Transport
@@ -37,13 +47,17 @@ local built_in = {
 ---@field ca_file? string
 ---@field proxy? string
 
+local function read_durations(durations)
+  return type(durations) == "table" and durations or nil
+end
+
 -- A transport that does not say what was sent leaves that open.
 local function read_problem(problem)
   if type(problem) ~= "table" then
     problem = { message = tostring(problem or "it gives no reason") }
   end
   return { code = problem.code, message = tostring(problem.message or "it gives no reason"), sent = problem.sent,
-    status = tonumber(problem.status) }
+    status = tonumber(problem.status), durations = read_durations(problem.durations) }
 end
 
 -- What a response must have, whoever made it; what it may leave out is filled in.
@@ -51,7 +65,8 @@ local function read_response(response)
   local status = type(response) == "table" and response.status
   if type(status) == "number" and status >= 100 and status < 600
     and type(response.headers or {}) == "table" and type(response.body or "") == "string" then
-    return { status = status, headers = response.headers or {}, body = response.body or "" }
+    return { status = status, headers = response.headers or {}, body = response.body or "",
+      durations = read_durations(response.durations) }
   end
   return nil, { message = "the transport returned what is no response; see integrations.transport" }
 end
@@ -72,6 +87,7 @@ local function wrap(own, options)
       headers = headers,
       body = request.body,
       timeout_ms = request.timeout_ms,
+      timed = request.timed,
     }
     if not response then
       return nil, read_problem(problem)
