@@ -276,10 +276,8 @@ static void push_durations(lua_State *L, const engine_durations *durations) {
     const char *name;
     double seconds;
   } rows[] = {
-      {"dns", durations->dns},
-      {"connect", durations->connect},
-      {"tls", durations->tls},
-      {"first_byte", durations->first_byte},
+      {"dns", durations->dns},     {"connect", durations->connect},
+      {"tls", durations->tls},     {"first_byte", durations->first_byte},
       {"total", durations->total},
   };
   lua_createtable(L, 0, sizeof rows / sizeof rows[0]);

@@ -188,8 +188,8 @@ void transfer_finish(transfer *t, CURLcode code) {
   t->sent = t->easy == NULL || (t->issues > 0 && request_size > 0);
   /* libcurl has no other word for a line of the head that is longer than it takes. */
   if (code == CURLE_OUT_OF_MEMORY && t->status != 0)
-    transfer_give_reason(t, "CURLE_TOO_LARGE", "a line of the response's head is too long, or memory ran out",
-                         0);
+    transfer_give_reason(t, "CURLE_TOO_LARGE",
+                         "a line of the response's head is too long, or memory ran out", 0);
   t->state = FINISHED;
   t->code = code;
   t->owner->finished++;

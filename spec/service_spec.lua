@@ -50,7 +50,10 @@ local Things = service.define {
 
 local function read_failure(operation, response)
   local kinds = { [404] = "not_found", [500] = "server" }
-  return failure.new { kind = kinds[response.status] or "rejected", operation = operation.name, status = response.status, message = "no" }
+  return failure.new {
+    kind = kinds[response.status] or "rejected",
+    operation = operation.name, status = response.status, message = "no",
+  }
 end
 
 -- With one answer to each request, or a list of them.
