@@ -87,6 +87,22 @@ local function change(sg, created)
   expect(#changed.filters.email_events == 5, "five events")
 end
 
+local function ensure(sg, second)
+  step("Ensure one, as often as you like: what is there is not made again.",
+    'sg.integrations:ensure { destination = "Segment", filters = …, properties = …, label = "Second" }')
+  local input = {
+    destination = "Segment",
+    filters = { email_events = {} },
+    properties = { write_key = "another-write-key", destination_region = "US" },
+    label = "Second",
+  }
+  for _, expected in ipairs { "updated", "unchanged" } do
+    local integration, done = sg.integrations:ensure(input)
+    say("  -> %s is %s", assert(integration, done).label, done)
+    expect(done == expected and integration.integration_id == second.integration_id, expected)
+  end
+end
+
 local function make_mistakes(sg)
   step("Make mistakes. They are found here: nothing is sent, and every one is named.",
     'sg.integrations:create { destination = "segment", filters = { email_events = { "opened" } }, lable = "x" }')
@@ -128,6 +144,7 @@ local function run(url)
   local created, second = make_two(sg)
   look(sg, created)
   change(sg, created)
+  ensure(sg, second)
   make_mistakes(sg)
   clean_up(sg, created, second)
   sg:close()
