@@ -39,7 +39,8 @@ DEMO_PACKAGES = gcc libc6-dev pkg-config libcurl4-openssl-dev lua5.4 liblua5.4-d
   nginx libnginx-mod-http-lua openssl ca-certificates
 # luajit2, never luajit: nginx's Lua module and Debian's luajit exclude each other.
 TEST_PACKAGES = $(DEMO_PACKAGES) lua5.1 lua5.2 lua5.3 liblua5.1-0-dev liblua5.2-dev liblua5.3-dev \
-  luajit2 libluajit2-5.1-dev lua-busted lua-check lua-socket luarocks curl
+  luajit2 libluajit2-5.1-dev lua-busted lua-check lua-socket lua-sec luarocks curl
+CHECK_PACKAGES = $(TEST_PACKAGES) valgrind
 
 # Where this checkout's modules are; ';;' keeps the system's own behind them.
 CHECKOUT_LUA_PATH = $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
@@ -52,7 +53,7 @@ unexport LUA_PATH_5_2 LUA_PATH_5_3 LUA_PATH_5_4 LUA_CPATH_5_2 LUA_CPATH_5_3 LUA_
 export PATH := $(PATH):/usr/sbin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all deps demo test emulator install lint bench env clean
+.PHONY: all deps demo test asan valgrind soak emulator install lint bench env clean
 .DELETE_ON_ERROR:
 
 # One Lua at a time: a user has one, and waits for one.
@@ -112,10 +113,10 @@ endef
 
 # What every other target needs, so that a fresh machine needs only git and make.
 deps:
-	$(call install_missing,$(TEST_PACKAGES))
+	$(call install_missing,$(CHECK_PACKAGES))
 
-demo emulator bench: export LUA_PATH = $(CHECKOUT_LUA_PATH)
-demo emulator bench: export LUA_CPATH = $(CHECKOUT_LUA_CPATH)
+demo emulator bench soak: export LUA_PATH = $(CHECKOUT_LUA_PATH)
+demo emulator bench soak: export LUA_CPATH = $(CHECKOUT_LUA_CPATH)
 
 # The first thing to try after a clone: the client against the emulator, over real HTTP.
 demo:
@@ -128,6 +129,23 @@ demo:
 test:
 	$(call install_missing,$(TEST_PACKAGES))
 	@MAKE='$(MAKE)' $(firstword $(LUAS)) spec/support/run.lua '$(LUAS)' $(SPEC)
+
+# Every spec once more, with each Lua process watched for errors and leaks of memory, by AddressSanitizer with
+# UndefinedBehaviorSanitizer or by valgrind. Each has builds of its own, and takes LUAS and SPEC as `test` does.
+asan: WATCHED_CFLAGS = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefined,float-cast-overflow
+# The second one's runtime is hidden in the core: else it takes the first one's functions for its own, and its
+# reports go astray.
+asan: WATCHED_LDFLAGS = -fsanitize=address,undefined -static-libubsan -Wl,--exclude-libs,ALL
+valgrind: WATCHED_CFLAGS = -O2 -g
+asan valgrind:
+	$(call install_missing,$(CHECK_PACKAGES))
+	@rm -rf build/$@/bin build/$@/reports
+	@mkdir -p build/$@/bin build/$@/reports
+	@for lua in $(LUAS); do ln -s ../../../spec/support/instrumented build/$@/bin/$$lua; done
+	@ln -sf "$$(gcc -print-file-name=libasan.so)" build/$@/libasan.so
+	@gcc -shared -fPIC -o build/$@/forget_preload.so spec/support/forget_preload.c
+	@INTEGRATIONS_INSTRUMENTED=$@ $(MAKE) test CC=gcc BUILD='build/$@/$$(LUA)' \
+	  CFLAGS='$(WATCHED_CFLAGS)' LDFLAGS='$(WATCHED_LDFLAGS)'
 
 # A stand-in of the services to try things against, until Ctrl-C.
 emulator: all
@@ -160,6 +178,11 @@ lint:
 # Needs the flags that users build with: a debug build would measure itself.
 bench: all
 	@$(LUA) spec/bench/run.lua
+
+# Very many calls of every kind, good and bad, and whether the process grows with them.
+SOAK_CALLS ?= 1000000
+soak: all
+	@$(LUA) spec/soak/run.lua $(SOAK_CALLS)
 
 # eval "$(make -s env LUA=luajit)" makes a shell use this checkout. Only the two lines go to stdout.
 env:

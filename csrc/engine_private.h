@@ -30,6 +30,7 @@ struct transfer {
   bool sent;
   const char *code_name; /* with `reason`: where the engine, not libcurl, ended it */
   buffer head, body;
+  bool head_ended; /* whether the blank line after it came */
   transfer *next_free;
   char reason[96];
   char message[CURL_ERROR_SIZE];

@@ -81,6 +81,7 @@ transfer *engine_begin(engine *e) {
   t->state = BUILDING;
   t->generation = t->generation == UINT32_MAX ? 1 : t->generation + 1; /* an id is never 0 */
   t->issues = 0;
+  t->head_ended = false;
   t->code = CURLE_OK;
   t->code_name = NULL;
   t->reason[0] = t->message[0] = '\0';
@@ -186,6 +187,9 @@ void transfer_finish(transfer *t, CURLcode code) {
     curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &t->status);
   }
   t->sent = t->easy == NULL || (t->issues > 0 && request_size > 0);
+  /* For libcurl the end of the connection is as good an end of the head as a blank line. */
+  if (code == CURLE_OK && !t->head_ended)
+    transfer_give_reason(t, "CURLE_PARTIAL_FILE", "the response's head was cut short", 0);
   /* libcurl has no other word for a line of the head that is longer than it takes. */
   if (code == CURLE_OUT_OF_MEMORY && t->status != 0)
     transfer_give_reason(t, "CURLE_TOO_LARGE",

@@ -1082,8 +1082,8 @@ describe("the engine", function()
   end)
 
   describe("keeps its size", function()
-    -- In a process of its own, where nothing else needs memory. One that is watched keeps what is freed, to see it used;
-    -- what is never freed is reported at its end.
+    -- In a process of its own, where nothing else needs memory. One that is watched keeps what is freed, to see it
+    -- used; what is never freed is reported at its end.
     local PROGRAM = [[
       local core = require "integrations.core"
       local process = require "support.process"

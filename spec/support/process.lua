@@ -5,9 +5,16 @@
 local process = {}
 
 local SOURCE = [[
+#include <malloc.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#if __has_include(<valgrind/valgrind.h>)
+#include <valgrind/valgrind.h>
+#else
+#define VALGRIND_CLO_CHANGE(option)
+#endif
 
 typedef struct lua_State lua_State;
 typedef int (*lua_CFunction)(lua_State *L);
@@ -17,8 +24,11 @@ void lua_pushnumber(lua_State *L, double number);
 double luaL_checknumber(lua_State *L, int index);
 void lua_setfield(lua_State *L, int index, const char *name);
 
+/* What a child cannot give back, since it is its parent's, is not leaked. */
 static int process_fork(lua_State *L) {
-  lua_pushnumber(L, fork());
+  pid_t pid = fork();
+  if (pid == 0) VALGRIND_CLO_CHANGE("--leak-check=no");
+  lua_pushnumber(L, pid);
   return 1;
 }
 
@@ -41,8 +51,15 @@ static int process_default_sigpipe(lua_State *L) {
   return 0;
 }
 
+/* Bytes: of the heap, and of the blocks that are too large for it. */
+static int process_allocated(lua_State *L) {
+  struct mallinfo2 info = mallinfo2();
+  lua_pushnumber(L, info.uordblks + info.hblkhd);
+  return 1;
+}
+
 int luaopen_process(lua_State *L) {
-  lua_createtable(L, 0, 4);
+  lua_createtable(L, 0, 5);
   lua_pushcclosure(L, process_fork, 0);
   lua_setfield(L, -2, "fork");
   lua_pushcclosure(L, process_exit, 0);
@@ -51,6 +68,8 @@ int luaopen_process(lua_State *L) {
   lua_setfield(L, -2, "wait");
   lua_pushcclosure(L, process_default_sigpipe, 0);
   lua_setfield(L, -2, "default_sigpipe");
+  lua_pushcclosure(L, process_allocated, 0);
+  lua_setfield(L, -2, "allocated");
   return 1;
 }
 ]]
@@ -95,6 +114,12 @@ function process.remove_folder(path)
   process.shell("rm -rf " .. process.quote(path))
 end
 
+--- "asan" or "valgrind" where one of them watches this process; it is larger then, and slower. Else nil.
+process.instrumented = os.getenv "INTEGRATIONS_INSTRUMENTED"
+
+--- How many times as long something may take: valgrind interprets.
+process.slowness = process.instrumented == "valgrind" and 30 or 1
+
 --- Runs a program with the Lua of this spec and its search paths. `environment` is a list of VAR=value.
 --- Returns what it wrote and its exit status; one that a signal ended has 128 more than the signal.
 function process.run_lua(program, environment)
@@ -106,7 +131,7 @@ function process.run_lua(program, environment)
   for _, setting in ipairs(environment or {}) do words[#words + 1] = process.quote(setting) end
   words[#words + 1] = "LUA_PATH=" .. process.quote(package.path)
   words[#words + 1] = "LUA_CPATH=" .. process.quote(package.cpath)
-  words[#words + 1] = process.quote(arg[first])
+  words[#words + 1] = process.quote(os.getenv "INTEGRATIONS_LUA" or arg[first])
   words[#words + 1] = process.quote(path)
   local output = process.shell("( " .. table.concat(words, " ") .. " ); echo \"status $?\"")
   os.remove(path)
@@ -114,7 +139,8 @@ function process.run_lua(program, environment)
   return text, tonumber(status)
 end
 
---- fork() -> pid, exit(status), wait(pid) -> status, default_sigpipe(); or nil where there is no C compiler.
+--- fork() -> pid, exit(status), wait(pid) -> status, default_sigpipe(), allocated() -> bytes; or nil where there is no
+--- C compiler.
 function process.forking()
   if not process.has_command("gcc") then return nil end
   local temporary = MODULE .. "." .. tostring({}):match("%w+$")

@@ -8,7 +8,13 @@
 -- In the foreground, so that Ctrl-C reaches busted.
 local BUSTED = "exec timeout --foreground -k 5 300 %s \"$(command -v busted)\" --output=plainTerminal %s"
 
+-- The key that the specs' clients have. It is a secret, so nothing may write it.
+local CANARY = "SG.test.canary"
+
 local make = os.getenv("MAKE") or "make"
+-- Set by `make asan` and `make valgrind`, whose folder has the commands that watch, and the reports they write.
+local instrumented = os.getenv("INTEGRATIONS_INSTRUMENTED")
+local folder = instrumented and "build/" .. instrumented
 local total = { passed = 0, failed = 0, skipped = 0 }
 
 local function say(...)
@@ -55,33 +61,56 @@ local function read_summary(output)
   return summary
 end
 
--- A crash after the summary (in a finalizer, say) still counts: the exit status must agree with it.
-local function count(output, status)
-  local summary = read_summary(output) or { passed = 0, failed = 0, skipped = 0, seconds = 0 }
-  if status ~= 0 and summary.failed == 0 then
-    summary.failed = 1
-    summary.crash = status == 124 and "took too long" or "exit status " .. status
+-- The reports on the processes that a spec started, too. One that is still running may have begun an empty one.
+local function take_reports()
+  return folder and run(("find %s/reports -type f -size +0 -exec cat {} + -exec rm {} +"):format(folder)) or ""
+end
+
+-- What is wrong although no test failed. A crash after the summary (in a finalizer, say) is: the exit status must
+-- agree with it.
+local function faults_of(output, status, summary, reports)
+  local faults = {}
+  if reports ~= "" then
+    faults[#faults + 1] = instrumented .. " reports errors"
   end
-  for name in pairs(total) do
-    total[name] = total[name] + summary[name]
+  if output:find(CANARY, 1, true) then
+    faults[#faults + 1] = "a secret was written"
   end
-  return summary
+  if status ~= 0 and summary.failed == 0 and not faults[1] then
+    faults[#faults + 1] = status == 124 and "took too long" or "exit status " .. status
+  end
+  return faults
+end
+
+-- What a spec wants to be read though all is well: lines that begin so, but for busted's mark for each test.
+local function say_notes(lua, output)
+  for note in ("\n" .. output):gmatch("\n[-+.*]*report: ([^\n]*)") do
+    say(("%-8s   %s\n"):format(lua, note))
+  end
 end
 
 local function run_spec(lua, environment, spec)
   say(("%-8s %-32s "):format(lua, spec))
   local output, status = run(environment .. BUSTED:format(lua, spec))
-  if status == 0 and not read_summary(output) then
+  local summary = read_summary(output)
+  if status == 0 and not summary then
     output, status = output .. "busted printed no summary\n", 1
   end
-  local summary = count(output, status)
+  summary = summary or { passed = 0, failed = 0, skipped = 0, seconds = 0 }
+  local reports = take_reports()
+  local faults = faults_of(output, status, summary, reports)
+  summary.failed = summary.failed + #faults
+  for name in pairs(total) do
+    total[name] = total[name] + summary[name]
+  end
   say(("%4d passed"):format(summary.passed),
     summary.failed > 0 and (", %d FAILED"):format(summary.failed) or "",
-    summary.crash and (" (%s)"):format(summary.crash) or "",
+    faults[1] and (" (%s)"):format(table.concat(faults, ", ")) or "",
     summary.skipped > 0 and (", %d skipped"):format(summary.skipped) or "",
     (" %6.1f s\n"):format(summary.seconds))
+  say_notes(lua, output)
   if summary.failed > 0 or summary.skipped > 0 then
-    say(output, "\n")
+    say(output, reports, "\n")
   end
   return summary.passed
 end
@@ -91,6 +120,9 @@ local function run_lua(lua, specs)
     return
   end
   local environment = run(("%s -s env LUA=%s"):format(make, lua))
+  if folder then -- a spec that builds for itself does so with nobody's flags
+    environment = environment .. ('unset CFLAGS LDFLAGS\nexport PATH="$PWD/%s/bin:$PATH"\n'):format(folder)
+  end
   local passed = 0
   for _, spec in ipairs(specs) do
     passed = passed + run_spec(lua, environment, spec)
@@ -102,11 +134,19 @@ local function run_lua(lua, specs)
 end
 
 local specs = { (table.unpack or unpack)(arg, 2) }
-check("lint", make .. " lint")
+if not instrumented then
+  check("lint", make .. " lint")
+end
 for lua in arg[1]:gmatch("%S+") do
   run_lua(lua, specs)
 end
 
+-- Of processes that outlived their spec.
+local late = take_reports()
+if late ~= "" then
+  total.failed = total.failed + 1
+  say(late, instrumented, " reports errors after the last spec\n")
+end
 if total.skipped > 0 then
   say(("%d skipped, each with its reason above\n"):format(total.skipped))
 end

@@ -1,0 +1,122 @@
+--- Compares what a client says of a call with what is expected of it, and with what the server knows.
+local canary = require "support.canary"
+local process = require "support.process"
+
+local judge = {}
+
+local KEY = "SG.test.canary"
+local SLACK = 0.05 * process.slowness -- seconds that a call may end after its deadline
+
+--- What a call came to: `result`, `failed`, `elapsed` and `timeout` (seconds), and the server's `ledger` of it.
+---@class support.Seen
+
+-- ---- what is expected -----------------------------------------------------------------------
+
+local function judge_work(operation, seen, complain)
+  if seen.result == nil or seen.result == false then
+    complain("failed: " .. tostring(seen.failed))
+  elseif not operation.check(seen.result, seen.ledger) then
+    complain "the result is not what the server has"
+  end
+end
+
+local function judge_failure(expected, seen, complain)
+  local failed = seen.failed
+  if seen.result or not failed then
+    return complain("worked, instead of " .. expected.outcome)
+  end
+  if not expected.kinds[failed.kind] then
+    complain(("kind %s, not %s (%s)"):format(failed.kind, next(expected.kinds), tostring(failed)))
+  end
+  for _, name in ipairs { "outcome", "attempts" } do
+    if failed[name] ~= expected[name] then
+      complain(("%s %s, not %s (%s)"):format(name, failed[name], expected[name], tostring(failed)))
+    end
+  end
+end
+
+local function judge_retry_after(row, seen, complain)
+  local after, bounds = seen.failed and seen.failed.retry_after, row.retry_after
+  if bounds and not (after and after >= bounds[1] and after <= bounds[2]) or after and not bounds then
+    complain("retry_after " .. tostring(after))
+  end
+end
+
+local function count_requests(seen, method)
+  local count = 0
+  for _, request in ipairs(seen.ledger.requests) do
+    count = count + (request.method == method and 1 or 0)
+  end
+  return count
+end
+
+--- How many more writes reached the server than were allowed to.
+function judge.duplicates(operation, allowed, seen)
+  return operation.method ~= "GET" and math.max(0, count_requests(seen, operation.method) - allowed) or 0
+end
+
+-- ---- what is true ---------------------------------------------------------------------------
+
+local truths = {
+  not_applied = function(ledger)
+    return ledger.changes == 0
+  end,
+  applied = function(ledger)
+    return ledger.changes == 1
+  end,
+  unknown = function(ledger)
+    return ledger.changes <= 1 and ledger.received.plain .. ledger.received.tls ~= ""
+  end,
+}
+
+--- Whether the outcome is true: of a failure that it has, of a result that the change was made once.
+---@param writes boolean whether the call was to change something
+function judge.is_true(writes, seen)
+  local outcome = seen.failed and seen.failed.outcome or writes and "applied" or "not_applied"
+  return truths[outcome] ~= nil and truths[outcome](seen.ledger)
+end
+
+-- ---- what always holds ----------------------------------------------------------------------
+
+--- The key stays where it belongs, the deadline holds, nobody else is asked.
+---@param seen support.Seen
+---@param complain fun(text: string)
+function judge.always(seen, complain)
+  local leak = seen.failed and canary.find(seen.failed, KEY)
+  if leak then complain("the key is in the failure: " .. leak) end
+  if seen.elapsed > seen.timeout + SLACK then
+    complain(("took %.3f s of %.3f s"):format(seen.elapsed, seen.timeout))
+  end
+  if seen.ledger.received.elsewhere ~= "" then complain "another host was asked" end
+end
+
+--- All that is wrong with one call of an operation.
+---@param row table of support.fault_table
+---@param operation table of support.fault_operations
+---@param expected table of support.fault_classes
+---@param seen support.Seen
+---@return string[] complaints
+function judge.call(row, operation, expected, seen)
+  local complaints = {}
+  local function complain(text)
+    complaints[#complaints + 1] = text
+  end
+  if expected.outcome then
+    judge_failure(expected, seen, complain)
+    judge_retry_after(row, seen, complain)
+  else
+    judge_work(operation, seen, complain)
+  end
+  local requests = count_requests(seen, operation.method)
+  if requests ~= expected.requests then
+    complain(("%d requests, not %d"):format(requests, expected.requests))
+  end
+  if not judge.is_true(operation.method ~= "GET", seen) then
+    complain(("%d changes, and the client says %s"):format(seen.ledger.changes,
+      tostring(seen.failed or "that it worked")))
+  end
+  judge.always(seen, complain)
+  return complaints
+end
+
+return judge
