@@ -14,6 +14,7 @@ local work = "build/bench"
 local ROUNDS = 9
 local CHECKS, LISTS, DECODES = 500000, 8000, 8000
 local SLOW_CONNECTS, FAST_CONNECTS = 25, 200
+local WRITES, NEW_CONNECTION_WRITES, NEW_TLS_WRITES = 3000, 700, 100
 local STARTS = 40
 local MEMORY_CALLS = 100000
 -- The least that malloc takes is 32 bytes: one block lost with each call grows by that, pages that
@@ -182,6 +183,11 @@ local LOCATION = [[
       add_header x-ratelimit-remaining 599;
       add_header x-ratelimit-reset 42;
     }
+    location = /write {
+      default_type application/json;
+      keepalive_timeout ${keep_alive};
+      return 200 '{"integration_id":"3f2a6c1e-0000-4000-8000-000000000001"}';
+    }
 ]]
 
 local function start_server(keep_alive, tls)
@@ -249,6 +255,22 @@ local function measure_connect(url)
   row("ratio", ours / default, "%.2f ×", 0.2)
 end
 
+-- What it costs that libcurl never sends a write again by itself. A new connection for each write would
+-- cost more and hold less: a refused stream (HTTP/2) is sent again on a new connection, too.
+local function measure_write(url, certificates)
+  local path = url .. "/write"
+  local function write(protection, calls)
+    return baseline("write", path, calls, ("'%s'"):format(certificates or ""), protection)
+  end
+  local none, guard, fresh = medians(ROUNDS, write("none", WRITES), write("guard", WRITES),
+    write("fresh", certificates and NEW_TLS_WRITES or NEW_CONNECTION_WRITES))
+  row("(a) curl_easy_perform in C, no guard", none, "%.1f µs")
+  row("(b) with the client's guard, CURLOPT_PREREQFUNCTION", guard, "%.1f µs")
+  row("(c) with CURLOPT_FRESH_CONNECT", fresh, "%.1f µs")
+  row("b / a", guard / none, "%.2f ×")
+  row("c / a", fresh / none, "%.2f ×")
+end
+
 local function measure_require()
   local now = require("integrations.core").now
   local function start(code)
@@ -271,9 +293,9 @@ local function measure_memory(url)
   row("Lua's heap after a full collection", heap, "%.2f bytes", LEAST_LEAK / 2)
 end
 
-local function measure_with_server(measured, ...)
-  local server = start_server(...)
-  local ok, message = pcall(measured, server.url)
+local function measure_with_server(measured, keep_alive, tls)
+  local server = start_server(keep_alive, tls)
+  local ok, message = pcall(measured, server.url, tls and tls.authority)
   server:stop()
   if not ok then
     error(message, 0)
@@ -303,10 +325,13 @@ local function main()
   section("Check of a valid IntegrationInput", measure_check)
   section(("List of 10 integrations, %d bytes, HTTP, kept connection: processor time of a call"):format(#body),
     measure_with_server, measure_list, "65s")
+  local tls = { certificate = work .. "/server.pem", key = work .. "/server.key", authority = work .. "/authority.pem" }
   section("New TLS connection, the system's certificates: processor time of a call", function()
     make_certificates(bundle)
-    measure_with_server(measure_connect, "0", { certificate = work .. "/server.pem", key = work .. "/server.key" })
+    measure_with_server(measure_connect, "0", tls)
   end)
+  section("A write on a kept connection, HTTP: processor time of a call", measure_with_server, measure_write, "65s")
+  section("The same over TLS", measure_with_server, measure_write, "65s", tls)
   section("require \"integrations.sendgrid\" in a new process: wall time", measure_require)
   section(("Growth over %d rounds of a list() and a create() that is refused here, per round"):format(MEMORY_CALLS),
     measure_with_server, measure_memory, "65s")

@@ -1,0 +1,326 @@
+package.path = "./spec/?.lua;" .. package.path
+
+local certificates = require "support.certificates"
+local core = require "integrations.core"
+local http2_server = require "support.http2_server"
+local process = require "support.process"
+local sendgrid = require "integrations.sendgrid"
+
+-- Seconds. Much waits for the whole of the first, so it grows less than the machine slows down.
+local TIMEOUT, GRACE = process.slowness > 1 and 3 or 0.4, 0.05 * process.slowness
+
+-- Where valgrind watches, a call takes a second, and all of them together too long.
+local thorough = process.slowness == 1
+local WRITES = thorough and { "POST", "PATCH", "DELETE" } or { "POST" }
+local CONNECTIONS = thorough and { "new", "kept" } or { "kept" }
+
+local input = {
+  destination = "Segment",
+  filters = { email_events = { "open" } },
+  properties = { write_key = "a123456", destination_region = "EU" },
+}
+
+local function input_labelled(label)
+  local copy = { label = label }
+  for name, value in pairs(input) do copy[name] = value end
+  return copy
+end
+
+local calls = {
+  GET = function(integrations)
+    return integrations:list()
+  end,
+  POST = function(integrations)
+    return integrations:create(input)
+  end,
+  PATCH = function(integrations)
+    return integrations:update("1", { label = "B" })
+  end,
+  DELETE = function(integrations)
+    return integrations:delete { "1" }
+  end,
+}
+
+--- What the server does, to every request that follows; what a write's outcome is then, and a read's.
+local SUCCESS, UNKNOWN, APPLIED, NOT_APPLIED = "success", "unknown", "applied", "not_applied"
+local faults = {
+  { "silence", UNKNOWN },
+  { "close", UNKNOWN },
+  { "abort", UNKNOWN },
+  -- It says that nothing happened, and may be believed one day; until then it is the careful answer.
+  { "refused_stream", UNKNOWN },
+  { "internal_error", UNKNOWN },
+  { "cancel", UNKNOWN },
+  { "no_error", UNKNOWN },
+  { "http_1_1_required", UNKNOWN, read = SUCCESS },
+  { "goaway_below", UNKNOWN },
+  { "goaway_below_close", UNKNOWN },
+  { "goaway_including_close", UNKNOWN },
+  { "early_hints_refused", UNKNOWN },
+  { "garbage_frame", UNKNOWN },
+  { "garbage_bytes", UNKNOWN },
+  { "settings_flood", UNKNOWN },
+  { "ping_flood", UNKNOWN },
+  -- The second issue, though refused, never comes about: that is no reason to call the first one unsent.
+  { "refused_stream_leave", UNKNOWN },
+  { "abort_leave", UNKNOWN },
+  -- A status came.
+  { "cut_reset", APPLIED },
+  { "cut_refused", APPLIED },
+  { "cut_goaway_below", APPLIED },
+  { "cut_close", APPLIED },
+  { "cut_abort", APPLIED },
+  { "cut_silence", APPLIED },
+  { "cut_404", NOT_APPLIED },
+  { "cut_500", UNKNOWN },
+  -- The end of a connection, after a whole answer.
+  { "goaway_answer_close", SUCCESS, read = SUCCESS },
+  { "answer_goaway", SUCCESS, read = SUCCESS },
+  { "answer_goaway_close", SUCCESS, read = SUCCESS },
+  { "answer_abort", SUCCESS, read = SUCCESS },
+}
+
+--- Faults that do not wait for the end of a body.
+local early_faults = { "early_refused_stream", "early_goaway_below", "early_close", "early_abort" }
+
+--- Faults of a connection that is shared.
+local shared_faults = {
+  "close", "abort", "abort_leave", "refused_stream", "goaway_below", "goaway_below_close", "http_1_1_required",
+  "cancel", "garbage_frame",
+}
+
+describe("over HTTP/2", function()
+  local folder, server, clients
+
+  setup(function()
+    folder = certificates.new()
+    folder:self_signed "authority"
+    server = http2_server.start(folder:issue("server", { authority = "authority", names = "IP:127.0.0.1" }))
+  end)
+
+  teardown(function()
+    if server then server:stop() end
+    if folder then folder:remove() end
+  end)
+
+  before_each(function()
+    clients = {}
+    server:fault "none"
+    server:ledger()
+  end)
+
+  after_each(function()
+    for _, sg in ipairs(clients) do sg:close() end
+    assert.equal("", server:complaints())
+  end)
+
+  local function open(options)
+    options = options or {}
+    options.api_key = "SG.test.canary"
+    options.base_url = server.url
+    options.ca_file = folder:path "authority.pem"
+    options.timeout = options.timeout or TIMEOUT
+    options.max_attempts = options.max_attempts or 1 -- so that a repeat is libcurl's own
+    local sg = assert(sendgrid.new(options))
+    clients[#clients + 1] = sg
+    return sg.integrations
+  end
+
+  --- A client whose next call is the first one of a connection, or the third.
+  local function open_for(connection)
+    local integrations = open()
+    for _ = 1, connection == "kept" and 2 or 0 do
+      assert(integrations:list())
+    end
+    server:ledger()
+    return integrations
+  end
+
+  local function methods()
+    local list = {}
+    for i, request in ipairs((server:ledger())) do list[i] = request.method end
+    return list
+  end
+
+  --- Calls before a server that breaks. The outcome, or "success"; and the methods that arrived.
+  local function call(integrations, method, fault)
+    server:fault(fault)
+    local started = core.now()
+    local result, failed = calls[method](integrations)
+    local duration = core.now() - started
+    assert.is_true(duration <= TIMEOUT + GRACE, ("took %.3f s"):format(duration))
+    local arrived = methods()
+    server:fault "none"
+    return result and SUCCESS or failed.outcome, arrived
+  end
+
+  --- Nothing of an earlier call is left, on the wire or in the client.
+  local function check_well(integrations)
+    for _ = 1, 2 do
+      assert(integrations:list())
+      assert(integrations:create(input))
+    end
+    assert.same({ "GET", "POST", "GET", "POST" }, methods())
+  end
+
+  it("sends good calls on one connection", function()
+    local _, before = server:ledger()
+    local integrations = open()
+    for _ = 1, 5 do
+      for _, method in ipairs { "GET", "POST", "PATCH", "DELETE" } do
+        assert(calls[method](integrations))
+      end
+    end
+    local requests, after = server:ledger()
+    assert.same({ 20, 1 }, { #requests, after - before })
+    for i, method in ipairs { "GET", "POST", "PATCH", "DELETE", "GET" } do
+      assert.same({ "h2", method }, { requests[i].protocol, requests[i].method })
+    end
+    assert.is_truthy(requests[2].body:find('"destination":"Segment"', 1, true))
+    assert.same({ 0, '{"label":"B"}', 0 }, { requests[1].size, requests[3].body, requests[4].size })
+  end)
+
+  for _, row in ipairs(faults) do
+    local fault, write_outcome = row[1], row[2]
+    for _, connection in ipairs(CONNECTIONS) do
+      for _, method in ipairs(WRITES) do
+        it(("sends a %s once on a %s connection: %s"):format(method, connection, fault), function()
+          local integrations = open_for(connection)
+          local outcome, arrived = call(integrations, method, fault)
+          assert.same({ write_outcome, { method } }, { outcome, arrived })
+          check_well(integrations)
+        end)
+      end
+
+      it(("ends a GET on a %s connection: %s"):format(connection, fault), function()
+        local integrations = open_for(connection)
+        local outcome, arrived = call(integrations, "GET", fault)
+        assert.equal(row.read or NOT_APPLIED, outcome)
+        assert.is_true(#arrived >= 1 and #arrived <= 6, #arrived .. " arrived")
+        check_well(integrations)
+      end)
+    end
+  end
+
+  for _, fault in ipairs(early_faults) do
+    for _, connection in ipairs(CONNECTIONS) do
+      it(("sends a large body once on a %s connection: %s"):format(connection, fault), function()
+        local integrations = open_for(connection)
+        server:fault(fault)
+        local _, failed = integrations:create(input_labelled(("x"):rep(1000000)))
+        assert.equal(UNKNOWN, failed.outcome)
+        assert.same({ "POST" }, methods())
+        server:fault "none"
+        check_well(integrations)
+      end)
+    end
+  end
+
+  it("sends a large body whole", function()
+    assert(open():create(input_labelled(("x"):rep(1000000))))
+    local requests = server:ledger()
+    assert.equal(1, #requests)
+    assert.is_true(requests[1].size > 1000000)
+  end)
+
+  describe("with more attempts", function()
+    for _, row in ipairs(faults) do
+      local fault, outcome = row[1], row[2]
+      local lasts = fault:find "silence" or fault:find "flood" or fault:find "leave"
+      -- Where it is certain that nothing happened, a write may go out again.
+      if thorough and not lasts and outcome ~= NOT_APPLIED then
+        it("sends a write once, and a read until it works: " .. fault, function()
+          local reader, writer = open { max_attempts = 3, timeout = 10 }, open { max_attempts = 3, timeout = 10 }
+          assert(reader:list())
+          assert(writer:list())
+          server:fault(fault, 1)
+          assert(reader:list())
+          server:ledger()
+          server:fault(fault, 1)
+          local created, failed = writer:create(input)
+          assert.equal(outcome, created and SUCCESS or failed.outcome)
+          assert.same({ "POST" }, methods())
+          check_well(writer)
+        end)
+      end
+    end
+  end)
+
+  -- libcurl 7.88 takes such a connection for a live one, and finds out after it has sent something.
+  it("survives an idle connection that ends without a GOAWAY", function()
+    for _, method in ipairs(WRITES) do
+      local integrations = open { max_attempts = 3 }
+      server:fault("answer_close", 1)
+      assert(integrations:list())
+      server:ledger()
+      local result, failed = calls[method](integrations)
+      local arrived = methods()
+      assert.is_true(#arrived <= 1)
+      assert.is_true(result ~= nil or failed.outcome == UNKNOWN)
+      check_well(integrations)
+      server:fault("answer_close", 1)
+      assert(integrations:list())
+      assert(integrations:list())
+    end
+  end)
+
+  describe("with calls side by side on one connection", function()
+    local engine
+
+    before_each(function()
+      engine = assert(core.engine { origin = server.url, ca_file = folder:path "authority.pem" })
+    end)
+
+    after_each(function()
+      engine:close()
+    end)
+
+    local function submit(method, body)
+      return assert(engine:submit(method, server.url .. "/", nil, body, TIMEOUT * 1000))
+    end
+
+    --- Drives calls to their ends: a response or a problem of each.
+    local function finish(ids)
+      local ended, left = {}, #ids
+      while left > 0 do
+        engine:run(1000)
+        for i, id in ipairs(ids) do
+          local response, problem = false, nil
+          if not ended[i] then response, problem = engine:take(id) end
+          if response ~= false then
+            ended[i], left = response or problem, left - 1
+          end
+        end
+      end
+      return ended
+    end
+
+    local function count_by_body()
+      local times = {}
+      for _, request in ipairs((server:ledger())) do
+        times[request.body] = (times[request.body] or 0) + 1
+      end
+      return times
+    end
+
+    for _, fault in ipairs(shared_faults) do
+      it("sends each write once: " .. fault, function()
+        finish { submit "GET" }
+        server:ledger()
+        server:fault(fault)
+        local ids = {}
+        for i = 1, 6 do ids[i] = submit("POST", ("{%d}"):format(i)) end
+        local ended = finish(ids)
+        local times = count_by_body()
+        assert.is_truthy(next(times))
+        for i = 1, 6 do
+          local arrived = times[("{%d}"):format(i)] or 0
+          assert.is_true(arrived <= 1, ("call %d arrived %d times"):format(i, arrived))
+          assert.is_true(arrived == 0 or ended[i].sent, ("call %d counts as unsent"):format(i))
+        end
+        server:fault "none"
+        assert.equal(200, finish({ submit("POST", "{7}") })[1].status)
+      end)
+    end
+  end)
+end)
