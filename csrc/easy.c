@@ -64,16 +64,26 @@ static int on_socket(void *context, curl_socket_t socket, curlsocktype purpose) 
   return CURL_SOCKOPT_OK;
 }
 
-/* libcurl sends a request again by itself when a reused connection dies before the response,
- * whatever the method. A write must not go out twice, so its second issue is refused. */
+static bool has_left(const transfer *t) {
+  long size = 0;
+  curl_easy_getinfo(t->easy, CURLINFO_REQUEST_SIZE, &size);
+  return size > 0;
+}
+
+/* libcurl sends a request again by itself, whatever the method: when a connection that it uses again
+ * dies before the response, and up to five times when a server refuses an HTTP/2 stream. A write must
+ * not go out twice, so its second issue is refused if anything of the first has left. A read may go
+ * once more, since a kept connection that dies is nothing unusual; then it is for the caller's policy,
+ * which waits in between. */
 static int on_issue(void *context, char *remote_ip, char *local_ip, int remote_port,
                     int local_port) {
   (void)remote_ip, (void)local_ip, (void)remote_port, (void)local_port;
   transfer *t = context;
   t->issues++;
-  if (!t->write || t->issues == 1) return CURL_PREREQFUNC_OK;
-  transfer_give_reason(t, "CURLE_GOT_NOTHING",
-                       "the connection died before an answer came; a write is not sent again", 0);
+  if (t->issues <= (t->write ? 1 : 2) || !has_left(t)) return CURL_PREREQFUNC_OK;
+  transfer_give_reason(
+      t, "CURLE_GOT_NOTHING",
+      t->write ? "no answer came; a write is not sent again" : "no answer came, twice", 0);
   return CURL_PREREQFUNC_ABORT;
 }
 

@@ -20,6 +20,12 @@ describe("integrations.failure", function()
       .. "address: check base_url and the firewall (Failed to connect)", tostring(failed))
   end)
 
+  it("prints both where an answer was cut", function()
+    local failed = failure.from_transport("x", { code = "CURLE_PARTIAL_FILE", message = "m", sent = true, status = 201 })
+    failed.outcome = "applied"
+    assert.equal("x: protocol (201, CURLE_PARTIAL_FILE, applied): the answer was cut short (m)", tostring(failed))
+  end)
+
   it("has defaults for what is always there", function()
     local failed = failure.new { kind = "closed", operation = "x", message = "y" }
     assert.same({ "not_applied", {}, 0 }, { failed.outcome, failed.errors, failed.attempts })

@@ -147,10 +147,11 @@ describe("integrations.retry", function()
         failed { kind = "server", status = 500, outcome = "unknown" }, update))
     end)
 
-    it("never waits past the deadline", function()
+    it("never waits past the deadline, nor until just before it", function()
       local limited = failed { kind = "rate_limited", status = 429, retry_after = 9 }
       assert.equal(9.125, plan({}, limited))
-      local delay, reason = plan({ left = 9.125 }, limited)
+      assert.equal(9.125, (plan({ left = 9.136 }, limited)))
+      local delay, reason = plan({ left = 9.134 }, limited)
       assert.is_nil(delay)
       assert.equal("no time was left to try again", reason)
     end)

@@ -19,7 +19,7 @@ local call = {}
 ---@field ["server.port"]? integer
 ---@field ["http.response.status_code"]? integer where a status came
 ---@field ["http.response.body.size"]? integer where a whole answer came
----@field ["error.type"]? string of what failed: the status, libcurl's code or the kind
+---@field ["error.type"]? string of what failed: a status from 400 on, libcurl's code or the kind
 ---@field kind? integrations.Kind of what failed
 ---@field outcome? integrations.Outcome of what failed
 ---@field ["http.client.request.duration"]? number the attempt's
@@ -89,7 +89,7 @@ local function attempt(session, operation, request)
   local response, problem = session.transport:send(request)
   if not response then
     local failed = failure.from_transport(operation.name, problem)
-    failed.outcome = outcome_of(operation, problem.sent ~= false, problem.status)
+    failed.outcome = outcome_of(operation, problem.sent ~= false, failed.status)
     return nil, failed, problem
   end
   local result, failed = operation.read(session, operation, response, request)

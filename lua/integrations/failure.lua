@@ -34,7 +34,7 @@
 ---@field operation string `integrations.create`
 ---@field attempts integer how many times a request was sent, or tried to be
 ---@field status? integer the HTTP status
----@field code? string libcurl's name of what went wrong, where there is no status
+---@field code? string libcurl's name of what went wrong, where no whole answer came
 ---@field retry_after? number seconds after which the server wants to be asked again
 ---@field request_id? string what the server calls this request
 local Failure = {}
@@ -59,11 +59,11 @@ local function describe_fault(fault)
 end
 
 function Failure.__tostring(self)
-  local parts = { self.operation, ": ", self.kind, " (" }
-  if self.status or self.code then
-    parts[#parts + 1] = tostring(self.status or self.code) .. ", "
+  local details = {}
+  for _, name in ipairs { "status", "code", "outcome" } do
+    details[#details + 1] = self[name] and tostring(self[name])
   end
-  parts[#parts + 1] = self.outcome .. "): " .. self.message
+  local parts = { self.operation, ": ", self.kind, " (", table.concat(details, ", "), "): ", self.message }
   for i, fault in ipairs(self.errors) do
     parts[#parts + 1] = (i == 1 and ": " or "; ") .. describe_fault(fault)
   end
@@ -150,6 +150,7 @@ function failure.from_transport(operation, problem)
   return failure.new {
     kind = row[1],
     operation = operation,
+    status = problem.status,
     code = problem.code,
     message = row[2] .. " (" .. problem.message .. ")",
   }

@@ -4,6 +4,7 @@ local http_date = require "integrations.http_date"
 
 local retry = {}
 
+local LEAST = 0.01 -- seconds that an attempt must have, or it only adds to the load
 local BASE, CAP = 0.25, 20 -- seconds; the bounds of the wait before an attempt
 local MAX_RETRY_AFTER = 3600 -- what a server asks for beyond an hour is taken for a mistake
 
@@ -27,7 +28,7 @@ end
 ---@param retry_writes? boolean whether the caller lets an idempotent write go out again
 ---@return boolean
 function retry.is_allowed(failed, operation, retry_writes)
-  if failed.kind == "rate_limited" then
+  if failed.kind == "rate_limited" or failed.status == 429 then
     return true -- refused before it was looked at
   elseif not may_pass(failed) then
     return false
@@ -144,7 +145,7 @@ function retry.plan(failed, operation, state)
     return nil
   end
   local delay = retry.delay(state.attempt, state.random, failed.retry_after)
-  if delay >= state.left then
+  if delay + LEAST > state.left then
     return nil, "no time was left to try again"
   elseif not spend(state.budget, failed) then
     return nil, "not tried again, since too many calls of this client failed before"
