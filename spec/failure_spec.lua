@@ -21,7 +21,8 @@ describe("integrations.failure", function()
   end)
 
   it("prints both where an answer was cut", function()
-    local failed = failure.from_transport("x", { code = "CURLE_PARTIAL_FILE", message = "m", sent = true, status = 201 })
+    local failed = failure.from_transport("x",
+      { code = "CURLE_PARTIAL_FILE", message = "m", sent = true, status = 201 })
     failed.outcome = "applied"
     assert.equal("x: protocol (201, CURLE_PARTIAL_FILE, applied): the answer was cut short (m)", tostring(failed))
   end)
