@@ -26,11 +26,11 @@ typedef struct {
   size_t max_head, max_body; /* bytes of a response, counted as they arrive, decoded */
 } engine_config;
 
-/* Seconds that a transfer took for each thing; 0 where there was nothing to do, as on a connection
- * that is used again. */
+/* Seconds that a transfer took for each step; 0 where it was not taken, as on a connection that is
+ * used again. */
 typedef struct {
   double dns, connect, tls;
-  double first_byte, total; /* since it was submitted */
+  double first_byte; /* of the response, since it was submitted */
 } engine_durations;
 
 typedef struct {

@@ -276,9 +276,10 @@ static void push_durations(lua_State *L, const engine_durations *durations) {
     const char *name;
     double seconds;
   } rows[] = {
-      {"dns", durations->dns},     {"connect", durations->connect},
-      {"tls", durations->tls},     {"first_byte", durations->first_byte},
-      {"total", durations->total},
+      {"dns", durations->dns},
+      {"connect", durations->connect},
+      {"tls", durations->tls},
+      {"first_byte", durations->first_byte},
   };
   lua_createtable(L, 0, sizeof rows / sizeof rows[0]);
   for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -312,7 +313,7 @@ static int push_report(lua_State *L) {
 
 /* engine:take(id, timed) -> false while it runs
  *                         | { status, headers, body } | nil, { code, message, sent, status }
- * If `timed` and known, either has `durations`, in seconds: { dns, connect, tls, first_byte, total } */
+ * If `timed` and known, either has `durations`, in seconds: { dns, connect, tls, first_byte } */
 static int engine_take(lua_State *L) {
   lua_settop(L, 3);
   bool timed = lua_toboolean(L, 3);

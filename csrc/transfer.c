@@ -280,19 +280,20 @@ static double between(double from, double to) {
 
 bool engine_durations_of(engine *e, uint64_t id, engine_durations *durations) {
   static const CURLINFO moments[] = {CURLINFO_NAMELOOKUP_TIME, CURLINFO_CONNECT_TIME,
-                                     CURLINFO_APPCONNECT_TIME, CURLINFO_STARTTRANSFER_TIME,
-                                     CURLINFO_TOTAL_TIME};
-  enum { LOOKED_UP, CONNECTED, SECURED, FIRST_BYTE, TOTAL, COUNT };
+                                     CURLINFO_APPCONNECT_TIME, CURLINFO_STARTTRANSFER_TIME};
+  enum { LOOKED_UP, CONNECTED, SECURED, FIRST_BYTE, COUNT };
   double at[COUNT] = {0};
+  long connections = 0;
   const transfer *t = find(e, id);
   if (t == NULL || t->state != FINISHED || t->easy == NULL) return false;
   for (size_t i = 0; i < COUNT; i++) curl_easy_getinfo(t->easy, moments[i], &at[i]);
+  curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &connections);
+  bool is_kept = t->issues > 0 && connections == 0; /* then the first moment means nothing */
   *durations = (engine_durations){
-      .dns = at[LOOKED_UP],
+      .dns = is_kept ? 0 : at[LOOKED_UP],
       .connect = between(at[LOOKED_UP], at[CONNECTED]),
       .tls = between(at[CONNECTED], at[SECURED]),
       .first_byte = at[FIRST_BYTE],
-      .total = at[TOTAL],
   };
   return true;
 }

@@ -113,7 +113,7 @@ describe("integrations.call", function()
       it("and knows that the first may have been applied, whatever becomes of one " .. case[1], function()
         local _, failed = perform(idempotent, { broken, case[2] }, choice)
         assert.equal("unknown", failed.outcome)
-        assert.truthy(failed.message:find("; an earlier attempt may have been applied", 1, true))
+        assert.truthy(failed.message:find("; it may have been applied: look before you repeat it", 1, true))
       end)
     end
 
@@ -147,6 +147,18 @@ describe("integrations.call", function()
       end
       assert.equal(7, session.budget.tokens)
     end)
+  end)
+
+  it("spreads its waits, also where the clock has nothing but microseconds", function()
+    local now, sleeps = 1000, {}
+    for i = 1, 100 do
+      now = now + 0.001
+      local _, _, _, slept = perform(safe, { refused }, { now = function() return now end, timeout = 60 })
+      sleeps[i] = slept[1] / 0.25
+    end
+    table.sort(sleeps)
+    assert.is_true(sleeps[1] >= 0 and sleeps[100] < 1)
+    assert.is_true(sleeps[10] < 0.3 and sleeps[50] > 0.2 and sleeps[50] < 0.8 and sleeps[90] > 0.7)
   end)
 
   it("waits as long as the random number says, which can be handed in", function()
@@ -247,7 +259,7 @@ describe("integrations.call", function()
           end
           return answer
         end })[2]
-        assert.same({ 1, 2, 3, 7 }, {
+        assert.same({ 1, 2, 3, answer.status and 7 }, { -- where nothing came, nothing had a first byte
           event["dns.lookup.duration"], event.connect_duration, event.tls_duration, event.first_byte_duration,
         })
         assert.equal(answer.body and 4, event["http.response.body.size"])
@@ -270,7 +282,7 @@ describe("integrations.call", function()
       assert.is_true(events[3].delay >= 0 and events[3].delay <= 0.25)
     end)
 
-    it("may close the client, which ends the call", function()
+    it("may close the client, which ends the call at once", function()
       for _, name in ipairs { "request", "retry" } do
         local transport = fake_transport.new { refused }
         local session = new_session(transport)
@@ -279,9 +291,55 @@ describe("integrations.call", function()
         end
         local result, failed = call.perform(session, write, { method = "POST", url = "u" })
         assert.is_nil(result)
-        assert.same({ "closed", "not_applied" }, { failed.kind, failed.outcome })
-        assert.equal(name == "retry" and 1 or 0, #transport.requests)
+        local sent = name == "retry" and 1 or 0
+        assert.same({ "closed", "not_applied", sent }, { failed.kind, failed.outcome, failed.attempts })
+        assert.equal(sent, #transport.requests)
+        assert.same({}, transport.sleeps)
       end
+    end)
+
+    it("take their time from the attempt's", function()
+      local now = 0
+      local transport = fake_transport.new { refused }
+      local session = new_session(transport)
+      session.now = function() return now end
+      session.on_event = function(event)
+        now = now + (event.name == "request" and 4 or 0)
+      end
+      local _, failed = call.perform(session, write, { method = "POST", url = "u" })
+      assert.equal(1000, transport.requests[1].timeout_ms)
+      assert.same({ 1, 1 }, { #transport.requests, failed.attempts })
+    end)
+
+    it("take their time from the wait's", function()
+      local now = 0
+      local transport = fake_transport.new { refused }
+      local session = new_session(transport)
+      session.now, session.random = function() return now end, function() return 1 end
+      session.on_event = function(event)
+        now = now + (event.name == "retry" and 4.9 or 0)
+      end
+      call.perform(session, write, { method = "POST", url = "u" })
+      assert.is_true(transport.sleeps[1] <= 0.1001)
+    end)
+
+    it("may yield: the call goes on all the same", function()
+      local yielded = coroutine.wrap(function()
+        return (perform(safe, { ok }, { on_event = function() coroutine.yield "from the listener" end }))
+      end)
+      assert.equal("fine", yielded())
+    end)
+
+    it("have the failure in one line, and what the server calls the request", function()
+      local told = {}
+      local answering = { name = "things.create", safe = false, read = function(_, operation)
+        return nil, failure.new { kind = "rate_limited", operation = operation.name, status = 429, message = "no",
+          request_id = "r-1", retry_after = 60 }
+      end }
+      perform(answering, { { status = 429 } }, { on_event = function(event) told[#told + 1] = event end })
+      local last = told[#told]
+      assert.same({ "failure", "r-1", 60 }, { last.name, last.request_id, last.retry_after })
+      assert.truthy(last.message:find("^things.create: rate_limited %(429, not_applied%): no; the server wants"))
     end)
 
     it("say what became of an attempt", function()

@@ -129,6 +129,8 @@ describe("ensure", function()
     assert.same({ "ambiguous", "not_applied", "integrations.ensure" },
       { failed.kind, failed.outcome, failed.operation })
     assert.same({ first.integration_id, second.integration_id }, { failed.errors[1].id, failed.errors[2].id })
+    assert.same({ '"5a1234" is called "Untitled Integration"', '"5a1235" is called "B"' },
+      { failed.errors[1].message, failed.errors[2].message })
     assert.same({ "POST", "POST", "GET" }, requests)
   end)
 
@@ -168,7 +170,8 @@ describe("ensure", function()
         local found, failed = integrations:ensure(input { label = "B" })
         assert.is_nil(found)
         assert.same({ "server", "unknown", 502 }, { failed.kind, failed.outcome, failed.status })
-        assert.truthy(failed.message:find("the list does not show it", 1, true))
+        local shown = method == "PATCH" and "it is there, but not as wanted" or "the list does not show it"
+        assert.truthy(failed.message:find(shown, 1, true), failed.message)
         assert.equal("GET", requests[#requests])
         assert.equal(method == "PATCH" and 1 or 0, count(service))
       end)
@@ -216,6 +219,45 @@ describe("ensure", function()
       assert.is_true(limits[2] <= 200 and limits[2] > 150, limits[2])
       assert.is_true(limits[3] <= 110 and limits[3] > 50, limits[3])
     end)
+  end)
+
+  -- An answer to the list, and one to a POST.
+  local function answering(list, made)
+    return new(function(request)
+      return { status = 200, body = request.method == "GET" and list or made }
+    end)
+  end
+  local A = '{"integration_id":"a","destination":"Segment",'
+    .. '"properties":{"write_key":"a123456","destination_region":"EU"},"filters":{"email_events":["open","click"]}}'
+
+  it("takes one that is listed twice for one", function()
+    assert.equal("unchanged", select(2, answering('{"result":[' .. A .. "," .. A .. "]}"):ensure(input())))
+  end)
+
+  it("creates nothing where the list does not let it compare", function()
+    for _, listed in ipairs {
+      '{"integration_id":"a"}', '{"integration_id":"a","destination":"Segment","properties":{"write_key":"a123456"}}',
+      (A:gsub('"a123456"', '["a123456"]')), (A:gsub('"a123456"', "5")), (A:gsub('"Segment"', "null")),
+    } do
+      local integrations, requests = answering('{"result":[' .. listed .. "]}")
+      local _, failed = integrations:ensure(input())
+      assert.same({ "protocol", "not_applied", "integrations.ensure" },
+        { failed.kind, failed.outcome, failed.operation })
+      assert.same({ "GET" }, requests)
+    end
+  end)
+
+  it("says that it cannot be repeated where the service hides the key", function()
+    local integrations = answering('{"result":[]}', (A:gsub("a123456", "****456")))
+    local _, failed = integrations:ensure(input())
+    assert.same({ "protocol", "applied" }, { failed.kind, failed.outcome })
+    assert.truthy(failed.message:find("do not repeat it", 1, true))
+  end)
+
+  it("does not call applied what the list does not show", function()
+    local integrations = answering('{"result":[]}', "<html>")
+    local _, failed = integrations:ensure(input())
+    assert.same({ "protocol", "unknown" }, { failed.kind, failed.outcome })
   end)
 
   it("passes on what the service refuses", function()

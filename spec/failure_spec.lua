@@ -17,7 +17,7 @@ describe("integrations.failure", function()
     local failed = failure.from_transport("integrations.list",
       { code = "CURLE_COULDNT_CONNECT", message = "Failed to connect", sent = false })
     assert.equal("integrations.list: network (CURLE_COULDNT_CONNECT, not_applied): nobody answers at that "
-      .. "address: check base_url and the firewall (Failed to connect)", tostring(failed))
+      .. "address: check base_url, proxy and the firewall (Failed to connect)", tostring(failed))
   end)
 
   it("prints both where an answer was cut", function()

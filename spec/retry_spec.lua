@@ -55,18 +55,24 @@ describe("integrations.retry", function()
 
   describe("delay", function()
     it("is anything up to a bound that doubles, and at most 20 s", function()
-      assert.equal(0, retry.delay(1, 0))
-      assert.equal(0.25, retry.delay(1, 1))
-      assert.equal(0.5, retry.delay(2, 1))
-      assert.equal(0.5, retry.delay(3, 0.5))
-      assert.equal(16, retry.delay(7, 1))
-      assert.equal(20, retry.delay(8, 1))
-      assert.equal(20, retry.delay(100, 1))
+      assert.equal(0, retry.delay(1, 0, 100))
+      assert.equal(0.25, retry.delay(1, 1, 100))
+      assert.equal(0.5, retry.delay(2, 1, 100))
+      assert.equal(0.5, retry.delay(3, 0.5, 100))
+      assert.equal(16, retry.delay(7, 1, 100))
+      assert.equal(20, retry.delay(8, 1, 100))
+      assert.equal(20, retry.delay(100, 1, 100))
     end)
 
     it("comes on top of what the server asks for, so that not all come back at once", function()
-      assert.equal(7, retry.delay(1, 0, 7))
-      assert.equal(7.25, retry.delay(1, 1, 7))
+      assert.equal(7, retry.delay(1, 0, 100, 7))
+      assert.equal(7.25, retry.delay(1, 1, 100, 7))
+    end)
+
+    it("leaves half of the time that is left for the attempt", function()
+      assert.equal(5, retry.delay(10, 1, 10))
+      assert.equal(1.1, retry.delay(1, 1, 1.2, 1))
+      assert.equal(7, retry.delay(1, 1, 5, 7))
     end)
   end)
 
@@ -103,7 +109,7 @@ describe("integrations.retry", function()
       { "a number of 400 digits", { ["retry-after"] = ("9"):rep(400) }, 3600 },
       { "a negative number", { ["retry-after"] = "-5" }, 0 },
       { "a word", { ["retry-after"] = "soon" }, nil },
-      { "two numbers", { ["retry-after"] = "1, 2" }, nil },
+      { "the first where it came twice", { ["retry-after"] = "1, 2" }, 1 },
       { "a hexadecimal number", { ["retry-after"] = "0x10" }, nil },
       { "nan", { ["x-ratelimit-reset"] = "nan" }, nil },
       { "an empty header", { ["retry-after"] = "" }, nil },
@@ -149,9 +155,12 @@ describe("integrations.retry", function()
 
     it("never waits past the deadline, nor until just before it", function()
       local limited = failed { kind = "rate_limited", status = 429, retry_after = 9 }
-      assert.equal(9.125, plan({}, limited))
-      assert.equal(9.125, (plan({ left = 9.136 }, limited)))
-      local delay, reason = plan({ left = 9.134 }, limited)
+      assert.equal(9.125, (plan({}, limited)))
+      assert.is_number((plan({ left = 9.02 }, limited)))
+      local delay, reason = plan({ left = 9.005 }, limited)
+      assert.is_nil(delay)
+      assert.equal("the server wants to be asked again in 9 s, and the time limit is before that", reason)
+      delay, reason = plan { left = 0.005 }
       assert.is_nil(delay)
       assert.equal("no time was left to try again", reason)
     end)

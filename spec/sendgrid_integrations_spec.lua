@@ -16,12 +16,14 @@ local function input(fields)
   return made
 end
 
-local function client_for(transport)
+local function client_for(transport, options)
+  options = options or {}
   return assert(sendgrid.new {
     api_key = "SG.emulator.full",
     base_url = "http://127.0.0.1:1",
     transport = transport,
-    max_attempts = 1,
+    max_attempts = options.max_attempts or 1,
+    retry_writes = options.retry_writes,
   })
 end
 
@@ -32,9 +34,9 @@ local function emulated(options)
 end
 
 -- A client of answers that no service would give.
-local function answered(answers)
+local function answered(answers, options)
   local transport = fake_transport.new(answers)
-  return client_for(transport).integrations, transport.requests
+  return client_for(transport, options).integrations, transport.requests
 end
 
 local function lines(requests)
@@ -387,6 +389,15 @@ describe("integrations.sendgrid.integrations", function()
       assert.is_nil(done)
       assert.same({ "not_found", "unknown", 2 }, { failed.kind, failed.outcome, failed.attempts })
       assert.equal(1, #assert(integrations:list()))
+    end)
+
+    it("does not call many not_applied of which any may have been", function()
+      local integrations = answered({
+        { problem = { message = "m", sent = true } }, { status = 400, body = "" },
+        { status = 404, body = "" }, { status = 400, body = "" },
+      }, { retry_writes = true, max_attempts = 2 })
+      local report = assert(integrations:delete_many { "a", "b" })
+      assert.same({ "unknown", "unknown" }, { report[1].outcome, report[2].outcome })
     end)
 
     it("has an outcome for each of many", function()

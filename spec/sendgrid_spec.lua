@@ -109,8 +109,9 @@ describe("integrations.sendgrid", function()
     local key = "the API key is not accepted: check that it is whole, not revoked, and of this region (option region)"
     local may_not = "the API key may not do this: give it the scope in SendGrid's settings, and check on_behalf_of"
     local nothing = "there is no such thing (in this account, and for this on_behalf_of)"
-    local page = "; the answer is a web page, not JSON: something between here and the service sent it"
-    local other = "; the answer is not the JSON that the service documents"
+    local page = "the answer is a web page, not JSON: something between here and the service sent it; "
+    local other = "the answer is not the JSON that the service documents; "
+    local empty = "the answer is empty; "
     local later = "the service failed: try again later"
     -- status, body, then kind, message and faults
     local cases = {
@@ -118,25 +119,25 @@ describe("integrations.sendgrid", function()
         "the service found fault with the request", { "-: bad" } },
       { 401, '{"errors":[{"field":null,"message":"authorization required"}]}', "unauthorized", key,
         { "-: authorization required" } },
-      { 401, "", "unauthorized", key .. "; the answer is empty", {} },
+      { 401, "", "unauthorized", empty .. key, {} },
       { 403, '{"errors":[{"message":"' .. scope .. '"}]}', "forbidden", may_not, { "-: " .. scope } },
-      { 403, "<html>", "forbidden", may_not .. page, {} },
+      { 403, "<html>", "forbidden", page .. may_not, {} },
       { 404, '{"errors":[{"message":"integration does not exist (abc)"}]}', "not_found", nothing,
         { "-: integration does not exist (abc)" } },
-      { 404, "", "not_found", nothing .. "; the answer is empty", {} },
+      { 404, "", "not_found", empty .. nothing, {} },
       { 406, "", "rejected",
-        "the service cannot answer in the form asked for: is base_url right?; the answer is empty", {} },
+        empty .. "the service cannot answer in the form asked for: is base_url right?", {} },
       { 413, "{}", "rejected", "the request is too large for the service", {} },
       { 414, "{}", "rejected", "the address is too long: delete_many takes any number of ids", {} },
       { 415, "{}", "rejected", "the service does not take JSON there: is base_url right?", {} },
       { 418, "{}", "rejected", "the service refused the request", {} },
       { 429, '{"errors":[{"field":null,"message":"too many requests"}]}', "rate_limited",
-        "too many requests: wait (retry_after seconds, where it is set)", { "-: too many requests" } },
+        "too many requests: wait", { "-: too many requests" } },
       { 451, "{}", "forbidden", "the data may not leave its region: use the other one (option region)", {} },
       { 500, '{"errors":[{"message":"internal error"}]}', "server", later, { "-: internal error" } },
-      { 502, "<html>bad gateway", "server", later .. page, {} },
-      { 503, "", "server", later .. "; the answer is empty", {} },
-      { 504, "not json", "server", later .. other, {} },
+      { 502, "<html>bad gateway", "server", page .. later, {} },
+      { 503, "", "server", empty .. later, {} },
+      { 504, "not json", "server", other .. later, {} },
       { 500, '{"error":"job failed"}', "server", later, { "-: job failed" } },
       { 500, '{"errors":"x"}', "server", later, {} },
       { 500, '{"errors":["x",5,{},{"message":5}]}', "server", later, { "-: x" } },
@@ -145,7 +146,7 @@ describe("integrations.sendgrid", function()
         "the account has used up what its plan allows: check the plan, not the key",
         { "-: Maximum credits exceeded" } },
       { 500, "[]", "server", later, {} },
-      { 500, "null", "server", later .. other, {} },
+      { 500, "null", "server", other .. later, {} },
     }
     for _, case in ipairs(cases) do
       it(("of %d with %q is %s"):format(case[1], case[2]:sub(1, 40), case[3]), function()
@@ -162,7 +163,7 @@ describe("integrations.sendgrid", function()
       local sg = new { { status = 500, body = "" } }
       local _, failed = sg.integrations:create(input)
       assert.same({ "server", "unknown" }, { failed.kind, failed.outcome })
-      assert.truthy(failed.message:find("look whether the change was made before repeating it", 1, true))
+      assert.truthy(failed.message:find("it may have been applied: look before you repeat it", 1, true))
     end)
 
     it("has the server's name for the request, wherever it stands", function()
@@ -199,7 +200,7 @@ describe("integrations.sendgrid", function()
       } }
       local _, failed = sg.integrations:list()
       assert.is_nil(require("cjson").encode(failed):find("canary", 1, true))
-      assert.same({ "SG.…: bad header Bearer SG.…" }, faults_of(failed))
+      assert.same({ "SG.…: bad header Bearer …" }, faults_of(failed))
     end)
 
     it("is read quickly, however long the server's words are", function()

@@ -299,6 +299,11 @@ describe("integrations.service", function()
         assert.same({ "not_found", "not_applied", 2 }, { failed.kind, failed.outcome, failed.attempts })
       end)
 
+      it("means nothing where something in between sends a web page", function()
+        local _, failed = new({ gone[1], { status = 404, body = "<html>" } }, choice):delete "a"
+        assert.same({ "not_found", "unknown", 2 }, { failed.kind, failed.outcome, failed.attempts })
+      end)
+
       it("means nothing without one", function()
         local _, failed = new({ gone[2] }, choice):delete "a"
         assert.same({ "not_found", "not_applied", 1 }, { failed.kind, failed.outcome, failed.attempts })

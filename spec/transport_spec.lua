@@ -62,7 +62,7 @@ describe("integrations.transport", function()
     end)
 
     local nonsense = {
-      true, 5, "ok", {}, { status = "200" }, { status = 0 / 0 }, { status = 99 }, { status = 600 },
+      true, 5, "ok", {}, { status = "200" }, { status = 0 / 0 }, { status = 99 }, { status = 101 }, { status = 600 },
       { status = 200, body = 5 }, { status = 200, body = {} }, { status = 200, headers = "x" },
     }
     for i, answer in ipairs(nonsense) do
@@ -76,6 +76,27 @@ describe("integrations.transport", function()
     it("may return a nonsensical problem", function()
       assert.equal("table: ", select(2, send(nil, { message = {} })).message:sub(1, 7))
       assert.equal(200, select(2, send(nil, { message = "m", status = "200" })).status)
+    end)
+
+    it("may have headers of any case, and numbers in them; what is no text is left out", function()
+      local headers = { ["Retry-After"] = 5, ["X-A"] = "b", [1] = "x", c = {}, d = true }
+      local response = send { status = 200, headers = headers }
+      assert.same({ ["retry-after"] = "5", ["x-a"] = "b" }, response.headers)
+    end)
+
+    it("may tell durations, of which those are kept that can be some", function()
+      local durations = setmetatable({ dns = 0, connect = -1, tls = "x", first_byte = 2, other = 5 },
+        { __index = function() error "asked" end })
+      assert.same({ dns = 0, first_byte = 2 }, (send { status = 200, durations = durations }).durations)
+      assert.same({ dns = 0, first_byte = 2 }, (select(2, send(nil, { durations = durations }))).durations)
+      assert.is_nil((send { status = 200, durations = "long" }).durations)
+      assert.same({}, (send { status = 200, durations = { dns = 0 / 0 } }).durations)
+    end)
+
+    it("has a status that is an integer", function()
+      local response = send { status = 404.0 }
+      assert.equal("404", tostring(response.status))
+      assert.is_nil((send { status = 404.5 }))
     end)
 
     it("waits in its own way, where it has one", function()

@@ -8,7 +8,7 @@ local call = {}
 --- clients; durations are seconds, sizes bytes.
 ---@class integrations.Event
 ---@field name "request"|"response"|"retry"|"failure" `response`: an attempt has ended, with or
----  without an answer; `failure`: the call has, and its caller gets the failure
+---  without an answer; `failure`: one request has failed for good. A helper may still recover
 ---@field operation string `integrations.create`
 ---@field attempt integer
 ---@field ["http.request.method"] string
@@ -22,32 +22,39 @@ local call = {}
 ---@field ["error.type"]? string of what failed: a status from 400 on, libcurl's code or the kind
 ---@field kind? integrations.Kind of what failed
 ---@field outcome? integrations.Outcome of what failed
+---@field message? string of what failed, in one line
+---@field request_id? string of what failed: what the server calls the request
+---@field retry_after? number of what failed: seconds
 ---@field ["http.client.request.duration"]? number the attempt's
 ---@field ["dns.lookup.duration"]? number these four where the transport knows: nought on a kept connection
 ---@field connect_duration? number
 ---@field tls_duration? number
----@field first_byte_duration? number until the answer began, since the attempt did
+---@field first_byte_duration? number until the answer began, since the attempt did; where one did
 ---@field call_duration? number of `failure`: all attempts and waits
 ---@field delay? number of `retry`: until the next attempt
 
 -- ---- events ---------------------------------------------------------------------------------
 
--- A listener is a guest: what it raises must not cost the caller a call's result.
-local function emit(session, operation, request, number, event)
+-- A listener is a guest: what it raises must not cost the caller a call's result, nor may what it
+-- yields suspend the call.
+local function emit(session, operation, request, event)
+  local number = event.attempt
   event.operation = operation.name
-  event.attempt = number
   event["http.request.method"] = request.method
   event["http.request.resend_count"] = number > 1 and number - 1 or nil
   event["http.request.body.size"] = request.body and #request.body
   event["url.full"] = request.url
   event["server.address"] = session.server_address
   event["server.port"] = session.server_port
-  pcall(session.on_event, event)
+  pcall(coroutine.wrap(session.on_event), event)
 end
 
 local function describe_failure(event, failed)
   event.kind = failed.kind
   event.outcome = failed.outcome
+  event.message = tostring(failed)
+  event.request_id = failed.request_id
+  event.retry_after = failed.retry_after
   event["http.response.status_code"] = failed.status
   event["error.type"] = failed.status and failed.status >= 400 and tostring(failed.status)
     or failed.code or failed.kind
@@ -62,7 +69,7 @@ local function describe_answer(event, answer)
   event["dns.lookup.duration"] = durations.dns
   event.connect_duration = durations.connect
   event.tls_duration = durations.tls
-  event.first_byte_duration = durations.first_byte
+  event.first_byte_duration = answer.status and durations.first_byte
   return event
 end
 
@@ -81,11 +88,27 @@ local function outcome_of(operation, sent, status)
   return status < 300 and "applied" or "not_applied"
 end
 
--- One attempt: the result or nil, a failure or nil, and what the transport gave.
-local function attempt(session, operation, request)
-  if session.closed then -- by a listener, since the call began
-    return nil, failure.closed(operation.name)
+-- Why nothing can be sent any more, or nil.
+local function obstacle(session, operation, deadline)
+  if session.closed then
+    return failure.closed(operation.name)
+  elseif session.now() >= deadline then
+    return failure.new {
+      kind = "timeout",
+      operation = operation.name,
+      message = "the time limit passed before the request was sent",
+    }
   end
+end
+
+-- One attempt: the result or nil, a failure or nil, and what the transport gave.
+local function attempt(session, operation, request, deadline)
+  local stopped = obstacle(session, operation, deadline) -- a listener may have taken its time
+  if stopped then
+    return nil, stopped
+  end
+  request.attempts = request.attempts + 1
+  request.timeout_ms = math.max(1, math.floor((deadline - session.now()) * 1000))
   local response, problem = session.transport:send(request)
   if not response then
     local failed = failure.from_transport(operation.name, problem)
@@ -99,42 +122,39 @@ local function attempt(session, operation, request)
   return result, failed, response
 end
 
-local function observed_attempt(session, operation, request, number)
+local function observed_attempt(session, operation, request, deadline)
   if not session.on_event then
-    return attempt(session, operation, request)
+    return attempt(session, operation, request, deadline)
   end
-  emit(session, operation, request, number, { name = "request" })
+  local number = request.attempts + 1
+  emit(session, operation, request, { name = "request", attempt = number })
   local started = session.now()
-  local result, failed, answer = attempt(session, operation, request)
-  local event = { name = "response", ["http.client.request.duration"] = session.now() - started }
+  local result, failed, answer = attempt(session, operation, request, deadline)
+  local event = { name = "response", attempt = number, ["http.client.request.duration"] = session.now() - started }
   if failed then
     describe_failure(event, failed)
   end
-  emit(session, operation, request, number, describe_answer(event, answer or {}))
+  emit(session, operation, request, describe_answer(event, answer or {}))
   return result, failed
 end
 
 -- ---- calls ----------------------------------------------------------------------------------
 
--- Where a helper's earlier requests have used up the time.
-local function out_of_time(operation)
-  return failure.new {
-    kind = "timeout",
-    operation = operation.name,
-    message = "the time limit passed before the request was sent",
-  }
-end
-
 -- math.random repeats itself in every process where nobody seeded it, and jitter is there to keep
--- processes apart: the clock's last digits are different in each.
+-- processes apart: the clock differs in each, and so does where this table is. The factor spreads
+-- neighbours (it is the golden ratio's).
 local function random(session)
-  return session.random and session.random() or session.now() * 1e6 % 1
+  if session.random then
+    return session.random()
+  end
+  local address = tonumber(tostring(session):match "%x+$" or "0", 16) % 65536
+  return (session.now() * 1e6 + address) * 0.6180339887498949 % 1
 end
 
 -- Waits until the next attempt; false where there will be none.
-local function wait_for_next(session, operation, request, number, deadline, failed)
+local function wait_for_next(session, operation, request, deadline, failed)
   local delay, reason = retry.plan(failed, operation, {
-    attempt = number,
+    attempt = request.attempts,
     max_attempts = session.max_attempts,
     retry_writes = session.retry_writes,
     budget = session.budget,
@@ -146,52 +166,68 @@ local function wait_for_next(session, operation, request, number, deadline, fail
     return false
   end
   if session.on_event then
-    emit(session, operation, request, number, describe_failure({ name = "retry", delay = delay }, failed))
+    local event = { name = "retry", attempt = request.attempts, delay = delay }
+    emit(session, operation, request, describe_failure(event, failed))
   end
-  session.transport:sleep(delay)
+  if not session.closed then -- by the listener
+    session.transport:sleep(math.max(0, math.min(delay, deadline - session.now())))
+  end
   return true
 end
 
 -- Attempts, until one has an answer that stands, none may follow, or the deadline is there.
 local function try(session, operation, request, deadline)
-  local number, failed = 0, nil
+  local failed
   repeat
-    local left = deadline - session.now()
-    if left <= 0 then
-      return nil, failed or out_of_time(operation)
+    local stopped = obstacle(session, operation, deadline)
+    if stopped then
+      return nil, stopped.kind == "closed" and stopped or failed or stopped
     end
-    number = number + 1
-    request.timeout_ms = math.max(1, math.floor(left * 1000))
     local result
-    result, failed = observed_attempt(session, operation, request, number)
+    result, failed = observed_attempt(session, operation, request, deadline)
     if not failed then
       retry.earn(session.budget)
       return result
     end
-    failed.attempts = number
     -- For whoever reads a later answer: an earlier request may have been applied.
     request.doubtful = request.doubtful or failed.outcome == "unknown"
-  until not wait_for_next(session, operation, request, number, deadline, failed)
+  until not wait_for_next(session, operation, request, deadline, failed)
   return nil, failed
+end
+
+-- What to do next, where that does not depend on the cause.
+local advice = {
+  unknown = "it may have been applied: look before you repeat it",
+  applied = "the service says that it was applied: look instead of repeating it",
+}
+
+-- The end of a call that failed: an earlier attempt may have done what the last one did not.
+local function conclude(failed, request)
+  if request.doubtful and failed.outcome == "not_applied" then
+    failed.outcome = "unknown"
+  end
+  local next_step = advice[failed.outcome]
+  failed.message = next_step and failed.message .. "; " .. next_step or failed.message
+  failed.attempts = request.attempts
 end
 
 --- Sends a request until it has an answer, may not be repeated, or the deadline is there.
 ---@param session table transport, now, timeout, deadline?, max_attempts, retry_writes?, budget, random?, on_event?
 ---@param operation table name, safe, idempotent?, read
----@param request integrations.Request timeout_ms, timed and doubtful are set here
+---@param request integrations.Request timeout_ms, timed, attempts and doubtful are set here
 ---@return any result
 ---@return integrations.Failure? failure
 function call.perform(session, operation, request)
   local started = session.now()
   request.timed = session.on_event ~= nil
+  request.attempts = 0
   local result, failed = try(session, operation, request, session.deadline or started + session.timeout)
-  if failed and request.doubtful and failed.outcome == "not_applied" then
-    failed.outcome = "unknown"
-    failed.message = failed.message .. "; an earlier attempt may have been applied"
+  if failed then
+    conclude(failed, request)
   end
   if failed and session.on_event then
-    local event = { name = "failure", call_duration = session.now() - started }
-    emit(session, operation, request, failed.attempts, describe_failure(event, failed))
+    local event = { name = "failure", attempt = request.attempts, call_duration = session.now() - started }
+    emit(session, operation, request, describe_failure(event, failed))
   end
   return result, failed
 end

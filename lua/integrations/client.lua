@@ -83,7 +83,11 @@ local function text_fault(value)
   return value:find("%z") and "must not have a NUL byte" or nil
 end
 
-local option_faults = { base_url = url_fault, ca_file = text_fault, proxy = text_fault }
+local function address_fault(value)
+  return value:find("[%c%s]") and "must not have spaces or control characters" or nil
+end
+
+local option_faults = { base_url = url_fault, ca_file = text_fault, proxy = address_fault }
 
 -- What is wrong with the two together, or nil.
 local function proxy_fault(proxy, base_url)
@@ -150,7 +154,7 @@ local function new_session(declaration, options, base_url, opened)
     now = require("integrations.core").now,
     closed = false,
     base_url = base_url,
-    server_address = host,
+    server_address = host:gsub("[%[%]]", ""),
     server_port = port or default_ports[scheme],
     headers = headers,
     body_headers = merge(body_headers, headers),

@@ -9,10 +9,33 @@ local ensure = {}
 ---@class integrations.ensure.Declaration
 ---@field name string `integrations.ensure`
 ---@field identity string the field that holds a thing's id
+---@field title string the field by which people know it
 ---@field same string[] paths of the fields by which two things are the same
 
 -- What a write may take of the time that is left: the rest is for looking what became of it.
 local WRITE_SHARE = 2 / 3
+
+-- Whether two things are the same; nil where one of the fields that tell is missing.
+local function is_same(thing, input, declaration)
+  local same = true
+  for _, path in ipairs(declaration.same) do
+    local value = match.at(thing, path)
+    if type(value) ~= "string" then
+      return nil
+    end
+    same = same and value == match.at(input, path)
+  end
+  return same
+end
+
+local function undecidable(declaration, outcome, message)
+  return failure.new {
+    kind = "protocol",
+    outcome = outcome,
+    operation = declaration.name,
+    message = message:format(table.concat(declaration.same, ", ")),
+  }
+end
 
 -- The things that are the same as the input, or nil and a failure.
 local function find_same(things, input, declaration)
@@ -20,14 +43,15 @@ local function find_same(things, input, declaration)
   if not all then
     return nil, failed
   end
-  local wanted, same = {}, {}
-  for _, path in ipairs(declaration.same) do
-    wanted[path] = match.at(input, path)
-  end
+  local same, seen = {}, {}
   for _, thing in ipairs(all) do
-    if match.has(thing, wanted) then
+    local id, decided = thing[declaration.identity], is_same(thing, input, declaration)
+    if decided == nil then
+      return nil, undecidable(declaration, "not_applied", "the list leaves out some of %s: nothing can be recognised")
+    elseif decided and not seen[id] then
       same[#same + 1] = thing
     end
+    seen[id] = true
   end
   return same
 end
@@ -36,15 +60,23 @@ local function ambiguous(same, declaration, outcome)
   local errors = {}
   for i, thing in ipairs(same) do
     local id = thing[declaration.identity]
-    errors[i] = { id = id, message = ('"%s" has the same %s'):format(id, table.concat(declaration.same, ", ")) }
+    errors[i] = { id = id, message = ('"%s" is called "%s"'):format(id, tostring(thing[declaration.title])) }
   end
   return failure.new {
     kind = "ambiguous",
     outcome = outcome,
     operation = declaration.name,
-    message = ("there are %d of them: keep one and delete the others"):format(#same),
+    message = ("%d have the same %s: keep one and delete the others"):format(#same,
+      table.concat(declaration.same, ", ")),
     errors = errors,
   }
+end
+
+local function settlement(same, unseen)
+  if not same then
+    return "nor could the list be read to find out: " .. unseen.message
+  end
+  return (same[1] and "it is there, but not as wanted" or "the list does not show it") .. ": ensure it again later"
 end
 
 -- After a write whose answer cannot be trusted. That the thing is not there yet proves nothing: the
@@ -59,8 +91,8 @@ local function settle(things, input, declaration, done, failed)
   elseif same and match.covers(same[1], input) then
     return same[1], done
   end
-  failed.message = failed.message .. (same and "; the list does not show it: ensure it again later"
-    or "; nor could the list be read to find out: " .. unseen.message)
+  failed.outcome = "unknown"
+  failed.message = failed.message .. "; " .. settlement(same, unseen)
   return nil, failed
 end
 
@@ -79,8 +111,10 @@ end
 local function write(things, input, declaration, done, method, ...)
   local writer = service.bounded(things, WRITE_SHARE)
   local written, failed = writer[method](writer, ...)
-  if written then
+  if written and is_same(written, input, declaration) then
     return written, done
+  elseif written then -- another call would not recognise it, and make another one
+    return nil, undecidable(declaration, "applied", "the service took it, but shows another %s: do not repeat it")
   end
   return settle(things, input, declaration, done, failed)
 end

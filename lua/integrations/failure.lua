@@ -70,6 +70,14 @@ function Failure.__tostring(self)
   return (table.concat(parts):gsub("%c+", " "))
 end
 
+--- A text that somebody else wrote, without what looks like a secret: an answer may repeat the request's
+--- headers, and a failure goes into logs.
+---@param text string
+---@return string
+function failure.redact(text)
+  return (text:gsub("([Bb]earer%s+)[\33-\126]+", "%1…"):gsub("SG%.[\33-\126]+", "SG.…"))
+end
+
 ---@param fields table the fields of a Failure; `outcome`, `errors` and `attempts` have defaults
 ---@return integrations.Failure
 function failure.new(fields)
@@ -117,10 +125,10 @@ local TLS = "the server's identity could not be proved: check the host name, its
 
 -- What libcurl's codes mean to a caller. Codes that stand for nothing of their own are `network`.
 local codes = {
-  CURLE_OPERATION_TIMEDOUT = { "timeout", "no answer within the time limit" },
+  CURLE_OPERATION_TIMEDOUT = { "timeout", "no answer within the time limit (timeout, or connect_timeout)" },
   CURLE_COULDNT_RESOLVE_HOST = { "network", "the host name was not found: check base_url and DNS" },
   CURLE_COULDNT_RESOLVE_PROXY = { "network", "the proxy's name was not found: check proxy" },
-  CURLE_COULDNT_CONNECT = { "network", "nobody answers at that address: check base_url and the firewall" },
+  CURLE_COULDNT_CONNECT = { "network", "nobody answers at that address: check base_url, proxy and the firewall" },
   CURLE_SSL_CONNECT_ERROR = { "tls", "no TLS connection came about" },
   CURLE_SSL_CIPHER = { "tls", "no TLS connection came about" },
   CURLE_PEER_FAILED_VERIFICATION = { "tls", TLS },
@@ -152,7 +160,7 @@ function failure.from_transport(operation, problem)
     operation = operation,
     status = problem.status,
     code = problem.code,
-    message = row[2] .. " (" .. problem.message .. ")",
+    message = row[2] .. " (" .. failure.redact(problem.message) .. ")",
   }
 end
 

@@ -55,7 +55,7 @@ end
 function http_date.read(text, epoch)
   for _, form in ipairs(forms) do
     local read, month = read_form(text or "", form)
-    if read then
+    if read and read[1] <= 31 and read[4] < 24 and read[5] < 60 and read[6] <= 60 then
       local days = days_since_1970(full_year(read[3], epoch), month, read[1])
       return ((days * 24 + read[4]) * 60 + read[5]) * 60 + read[6]
     end

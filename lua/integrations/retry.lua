@@ -41,18 +41,22 @@ end
 -- ---- when -----------------------------------------------------------------------------------
 
 --- Full jitter: anything between nothing and a bound that doubles with each attempt, on top of what
---- the server asks for, so that those whom it asks for the same do not come back all at once.
+--- the server asks for, so that those whom it asks for the same do not come back all at once. It takes
+--- no more than half of the time that is left for the attempt.
 ---@param attempt integer how many there were
 ---@param random number from 0 to 1
+---@param left number seconds until the deadline
 ---@param retry_after? number seconds that the server asked for
 ---@return number seconds
-function retry.delay(attempt, random, retry_after)
-  local bound = math.min(CAP, BASE * 2 ^ (attempt - 1))
-  return random * bound + (retry_after or 0)
+function retry.delay(attempt, random, left, retry_after)
+  local after = retry_after or 0
+  local bound = math.min(CAP, BASE * 2 ^ (attempt - 1), math.max(0, left - after) / 2)
+  return after + random * bound
 end
 
+-- A header that came twice is joined by commas: the first one counts.
 local function read_number(text)
-  return text and text:find "^%-?%d+%.?%d*$" and tonumber(text)
+  return text and tonumber(text:match "^(%-?%d+%.?%d*)$" or text:match "^(%-?%d+%.?%d*),")
 end
 
 -- The server's own clock, where it tells it: only differences count, so a local clock that is wrong
@@ -144,9 +148,11 @@ function retry.plan(failed, operation, state)
   if state.attempt >= state.max_attempts or not retry.is_allowed(failed, operation, state.retry_writes) then
     return nil
   end
-  local delay = retry.delay(state.attempt, state.random, failed.retry_after)
+  local delay = retry.delay(state.attempt, state.random, state.left, failed.retry_after)
   if delay + LEAST > state.left then
-    return nil, "no time was left to try again"
+    return nil, failed.retry_after
+      and ("the server wants to be asked again in %.3g s, and the time limit is before that"):format(failed.retry_after)
+      or "no time was left to try again"
   elseif not spend(state.budget, failed) then
     return nil, "not tried again, since too many calls of this client failed before"
   end

@@ -49,12 +49,11 @@ local statuses = {
   [413] = { "rejected", "the request is too large for the service" },
   [414] = { "rejected", "the address is too long: delete_many takes any number of ids" },
   [415] = { "rejected", "the service does not take JSON there: is base_url right?" },
-  [429] = { "rate_limited", "too many requests: wait (retry_after seconds, where it is set)" },
+  [429] = { "rate_limited", "too many requests: wait" },
   [451] = { "forbidden", "the data may not leave its region: use the other one (option region)" },
 }
 local other_4xx = { "rejected", "the service refused the request" }
-local failed_read = { "server", "the service failed: try again later" }
-local failed_write = { "server", "the service failed: look whether the change was made before repeating it" }
+local other_5xx = { "server", "the service failed: try again later" }
 
 -- The server writes "nothing" in four ways.
 local no_field = { [""] = true, ["null"] = true, request = true }
@@ -62,10 +61,10 @@ local no_field = { [""] = true, ["null"] = true, request = true }
 -- More than a person reads: cut, so that no answer can make its own reading slow.
 local MAX_TEXT, MAX_FAULTS = 4096, 100
 
--- The server's words. One that repeats the request's headers must not bring the key into a log.
+-- The server's words.
 local function text_of(value)
   if type(value) == "string" and not no_field[value] then
-    return (value:sub(1, MAX_TEXT):gsub("SG%.[%w_%-%.]+", "SG.…"))
+    return failure.redact(value:sub(1, MAX_TEXT))
   end
 end
 
@@ -168,8 +167,7 @@ local function read_failure(operation, response, request)
   body = is_json and body or {}
   local row = statuses[response.status]
     or response.status < 500 and other_4xx
-    or operation.safe and failed_read
-    or failed_write
+    or other_5xx
   local failed = failure.new {
     kind = row[1],
     operation = operation.name,
@@ -180,7 +178,8 @@ local function read_failure(operation, response, request)
   }
   failed.message = message_for(response.status, failed, row[2])
   if not is_json then
-    failed.message = failed.message .. "; " .. service.describe_body(response.body)
+    -- First, since it says more than the status: that one may be somebody else's.
+    failed.message = service.describe_body(response.body) .. "; " .. failed.message
   end
   return failed
 end
@@ -230,6 +229,9 @@ local sendgrid = {}
 ---@return integrations.sendgrid.Client? client
 ---@return integrations.Failure? failure
 function sendgrid.new(given)
+  if given == sendgrid then
+    error("call it with a dot: sendgrid.new", 2)
+  end
   return Client.new(given)
 end
 

@@ -182,13 +182,17 @@ local function protocol_failure(operation, response, message)
   }
 end
 
+local function is_web_page(body)
+  return body:find("^%s*<") ~= nil
+end
+
 --- What a body looks like that is not what it should be, for people.
 ---@param body string
 ---@return string
 function service.describe_body(body)
   if body == "" then
     return "the answer is empty"
-  elseif body:find("^%s*<") then
+  elseif is_web_page(body) then
     return "the answer is a web page, not JSON: something between here and the service sent it"
   end
   return "the answer is not the JSON that the service documents"
@@ -230,9 +234,9 @@ local function read_success(operation, response)
 end
 
 -- Whether "not found" is what a removal wanted to hear: an earlier attempt has removed it. Of several
--- things it does not tell which.
-local function is_gone(operation, failed, request)
-  if not (operation.removes and request.doubtful and failed.kind == "not_found") then
+-- things it does not tell which, and a web page does not tell it of anything.
+local function is_gone(operation, failed, request, response)
+  if not (operation.removes and request.doubtful and failed.kind == "not_found") or is_web_page(response.body) then
     return false
   end
   for _, values in pairs(request.values) do
@@ -245,7 +249,7 @@ end
 
 local function read_refusal(session, operation, response, request)
   local failed = session.read_failure(operation, response, request)
-  if is_gone(operation, failed, request) then
+  if is_gone(operation, failed, request, response) then
     return true
   end
   return nil, failed

@@ -107,6 +107,14 @@ function answers.status(status, headers, body)
   end
 end
 
+--- Like `status`, without the last bytes of its body.
+function answers.status_cut(status)
+  local whole = answers.status(status)
+  return function(response, server)
+    return whole(response, server):sub(1, -6)
+  end
+end
+
 --- A web page, which no part of the right answer survives.
 function answers.page(document)
   return function(response)

@@ -190,6 +190,10 @@ faults.refused = {
   { "400 that repeats the key", kind = "rejected", speaks_of_key = true, play = { answers.status(400,
     { ["x-request-id"] = KEY }, ('{"id":"%s","errors":[{"message":"bad header Bearer %s","field":"%s"}]}'):format(KEY,
       KEY, KEY)) } },
+  -- The status is the answer, however it goes on.
+  { "403 cut short", kind = "any", play = { answers.status_cut(403), "close" } },
+  { "404 cut short", kind = "any", play = { answers.status_cut(404), PAUSE, "reset" } },
+  { "307 cut short", kind = "any", play = { answers.status_cut(307), "close" } },
   { "400 with a web page", kind = "rejected", play = { answers.status(400, {}, DOCUMENT) } },
 }
 

@@ -68,10 +68,13 @@ end
 -- `deletions` (what became of it).
 
 -- Whether a list that is refused because of one id is deleted in part is documented nowhere. So an id
--- that is not there after its list was refused may have been deleted with it.
-local function record(state, id, failed, was_refused)
-  if failed and was_refused and failed.kind == "not_found" then
+-- that is not there after its list was refused may have been deleted with it. `doubtful` is a list whose
+-- outcome is unknown: any of its ids may have been.
+local function record(state, id, failed, was_refused, doubtful)
+  local may_be_gone = failed and (doubtful or was_refused and failed.kind == "not_found")
+  if may_be_gone and failed.outcome == "not_applied" then
     failed.outcome = "unknown"
+    failed.message = failed.message .. "; it may have been deleted with a list that was sent before"
   end
   for _, fault in ipairs(failed and failed.errors or {}) do
     local position = state.positions[fault.id or 0]
@@ -82,17 +85,19 @@ end
 
 -- Deletes a list, records what became of each id, and returns a failure that makes it pointless
 -- to go on.
-local function delete_chunk(state, chunk, was_refused)
+local function delete_chunk(state, chunk, was_refused, doubtful)
   local _, failed = state.client:delete(chunk)
   if failed and #chunk > 1 and about_one_id[failed.status] then
     local stopped
+    was_refused = was_refused or failed.status == 404
+    doubtful = doubtful or failed.outcome == "unknown"
     for _, half in ipairs(halves_of(chunk)) do
-      stopped = stopped or delete_chunk(state, half, was_refused or failed.status == 404)
+      stopped = stopped or delete_chunk(state, half, was_refused, doubtful)
     end
     return stopped
   end
   for _, id in ipairs(chunk) do
-    record(state, id, failed, was_refused)
+    record(state, id, failed, was_refused, doubtful)
   end
   return failed and not about_one_id[failed.status] and failed or nil
 end
@@ -127,7 +132,7 @@ function bulk_delete.run(self, ids, target)
   local state = { client = self, positions = positions, deletions = {} }
   local stopped
   for _, chunk in ipairs(chunks_of(unique, address_size)) do
-    stopped = stopped or delete_chunk(state, chunk, false)
+    stopped = stopped or delete_chunk(state, chunk, false, false)
   end
   local report = { ok = true }
   for i, id in ipairs(unique) do

@@ -275,7 +275,8 @@ end
 ---
 --- An unknown outcome is settled by listing again, for which a third of the time is kept. Where several
 --- are the same already, none is touched: the failure's kind is `ambiguous`, its errors name them. Between
---- listing and creating another program may create: the API has no way to exclude that.
+--- listing and creating another program may create: the API has no way to exclude that. A field that the
+--- service takes but does not show (`strict = false`) is written each time.
 ---@param input integrations.sendgrid.IntegrationInput
 ---@return integrations.sendgrid.Integration? integration as it is afterwards
 ---@return "created"|"updated"|"unchanged"|integrations.Failure what was done, or the failure
@@ -291,6 +292,7 @@ function Integrations:ensure(input)
   return ensure.run(service.bounded(self), input, {
     name = "integrations.ensure",
     identity = "integration_id",
+    title = "label",
     same = { "destination", "properties.write_key", "properties.destination_region" },
   })
 end

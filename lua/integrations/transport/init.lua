@@ -13,11 +13,10 @@
 ---@field connect? number
 ---@field tls? number
 ---@field first_byte? number until the answer began, since the attempt did
----@field total? number
 
 ---@class integrations.Response
 ---@field status integer
----@field headers? table<string, string> names in lower case
+---@field headers? table<string, string>
 ---@field body? string
 ---@field durations? integrations.Durations
 
@@ -47,8 +46,34 @@ local built_in = {
 ---@field ca_file? string
 ---@field proxy? string
 
+-- What comes from a transport of the caller's own is copied, so that later on it is what it should be.
 local function read_durations(durations)
-  return type(durations) == "table" and durations or nil
+  if type(durations) ~= "table" then
+    return nil
+  end
+  local read = {}
+  for _, name in ipairs { "dns", "connect", "tls", "first_byte" } do
+    local seconds = rawget(durations, name)
+    read[name] = type(seconds) == "number" and seconds >= 0 and seconds or nil
+  end
+  return read
+end
+
+local function read_headers(headers)
+  local read = {}
+  for name, value in next, headers do
+    if type(name) == "string" and (type(value) == "string" or type(value) == "number") then
+      read[name:lower()] = tostring(value)
+    end
+  end
+  return read
+end
+
+-- An integer, on every Lua, or nil.
+local function read_status(status)
+  if type(status) == "number" and status >= 100 and status < 600 and status % 1 == 0 then
+    return tonumber(("%d"):format(status))
+  end
 end
 
 -- A transport that does not say what was sent leaves that open.
@@ -57,15 +82,14 @@ local function read_problem(problem)
     problem = { message = tostring(problem or "it gives no reason") }
   end
   return { code = problem.code, message = tostring(problem.message or "it gives no reason"), sent = problem.sent,
-    status = tonumber(problem.status), durations = read_durations(problem.durations) }
+    status = read_status(tonumber(problem.status)), durations = read_durations(problem.durations) }
 end
 
 -- What a response must have, whoever made it; what it may leave out is filled in.
 local function read_response(response)
-  local status = type(response) == "table" and response.status
-  if type(status) == "number" and status >= 100 and status < 600
-    and type(response.headers or {}) == "table" and type(response.body or "") == "string" then
-    return { status = status, headers = response.headers or {}, body = response.body or "",
+  local status = type(response) == "table" and read_status(response.status)
+  if status and status >= 200 and type(response.headers or {}) == "table" and type(response.body or "") == "string" then
+    return { status = status, headers = read_headers(response.headers or {}), body = response.body or "",
       durations = read_durations(response.durations) }
   end
   return nil, { message = "the transport returned what is no response; see integrations.transport" }
