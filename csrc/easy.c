@@ -43,7 +43,7 @@ static size_t collect(transfer *t, buffer *b, const char *bytes, size_t size, si
 /* One line a time. Those of a 1xx come before, and trailers of the body behind. */
 static size_t on_head(char *bytes, size_t size, size_t count, void *context) {
   transfer *t = context;
-  bool is_blank = size * count <= 2;
+  bool is_blank = size * count > 0 && (bytes[0] == '\r' || bytes[0] == '\n');
   bool is_status_line = size * count >= 5 && memcmp(bytes, "HTTP/", 5) == 0;
   t->head_ended = is_blank || (t->head_ended && !is_status_line);
   return collect(t, &t->head, bytes, size * count, t->owner->max_head, "CURLE_TOO_LARGE",

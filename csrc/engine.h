@@ -48,6 +48,10 @@ engine *engine_new(const engine_config *config, const char **message);
 /* A header that goes with each request and is wiped at the end: credentials. */
 bool engine_add_credential(engine *e, const char *name, const char *value);
 
+/* The secret of the credential at this position: the last word of its value, so without "Bearer". NULL
+ * behind the last one. */
+const char *engine_secret(const engine *e, size_t position);
+
 /* A transfer that is being put together; it belongs to the engine from the start. */
 transfer *engine_begin(engine *e);
 bool engine_add_header(transfer *t, const char *name, const char *value);

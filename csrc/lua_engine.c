@@ -9,11 +9,14 @@
 
 #include "compat.h"
 #include "engine.h"
+#include "lua_report.h"
 #include "text.h"
 
 #define METATABLE "integrations.engine"
 
-enum { MAX_FIELD_NAME = 128 };
+#define ELLIPSIS "\xe2\x80\xa6"
+
+enum { LEAST_SECRET = 4 };
 
 /* The userdata: NULL once it is closed. It is lent while a result of the engine's is read. */
 typedef struct {
@@ -197,118 +200,15 @@ static int engine_run_lua(lua_State *L) {
   return 1;
 }
 
-/* Adds one line of a head to the table on the top; a name that comes again is joined by commas,
- * as HTTP allows. */
-static void push_header(lua_State *L, const char *line, size_t size) {
-  const char *colon = memchr(line, ':', size);
-  if (colon == NULL || colon == line) return;
-  size_t name_size = (size_t)(colon - line);
-  if (name_size > MAX_FIELD_NAME) return;
-  char name[MAX_FIELD_NAME];
-  for (size_t i = 0; i < name_size; i++) name[i] = text_lower(line[i]);
-  const char *value = colon + 1, *end = line + size;
-  while (value < end && (*value == ' ' || *value == '\t')) value++;
-  while (end > value && (end[-1] == ' ' || end[-1] == '\t')) end--;
-
-  lua_pushlstring(L, name, name_size);
-  lua_pushvalue(L, -1);
-  lua_rawget(L, -3);
-  if (lua_isnil(L, -1)) {
-    lua_pop(L, 1);
-    lua_pushlstring(L, value, (size_t)(end - value));
-  } else {
-    lua_pushliteral(L, ", ");
-    lua_pushlstring(L, value, (size_t)(end - value));
-    lua_concat(L, 3);
-  }
-  lua_rawset(L, -3);
-}
-
-/* Pushes the headers of the last response in the head: 1xx ones may stand before it, and trailers
- * of its body behind it, which are no headers. */
-static void push_headers(lua_State *L, const char *head, size_t size) {
-  bool inside = false;
-  lua_createtable(L, 0, 8);
-  for (const char *at = head, *end = head + size; at < end;) {
-    const char *newline = memchr(at, '\n', (size_t)(end - at));
-    const char *stop = newline != NULL ? newline : end;
-    size_t length = (size_t)(stop - at);
-    if (length > 0 && at[length - 1] == '\r') length--;
-    if (inside && length > 0) {
-      push_header(L, at, length);
-    } else if (inside) {
-      inside = false;
-    } else if (length >= 5 && memcmp(at, "HTTP/", 5) == 0) {
-      inside = true;
-      lua_pop(L, 1);
-      lua_createtable(L, 0, 8);
-    }
-    at = stop + 1;
-  }
-}
-
-static void push_response(lua_State *L, const engine_result *result) {
-  lua_createtable(L, 0, 3);
-  lua_pushinteger(L, result->status);
-  lua_setfield(L, -2, "status");
-  push_headers(L, result->head, result->head_size);
-  lua_setfield(L, -2, "headers");
-  lua_pushlstring(L, result->body_size > 0 ? result->body : "", result->body_size);
-  lua_setfield(L, -2, "body");
-}
-
-static void push_problem(lua_State *L, const engine_result *result) {
-  lua_createtable(L, 0, 4);
-  lua_pushstring(L, result->code);
-  lua_setfield(L, -2, "code");
-  lua_pushstring(L, result->message);
-  lua_setfield(L, -2, "message");
-  lua_pushboolean(L, result->sent);
-  lua_setfield(L, -2, "sent");
-  if (result->status != 0) {
-    lua_pushinteger(L, result->status);
-    lua_setfield(L, -2, "status");
-  }
-}
-
-static void push_durations(lua_State *L, const engine_durations *durations) {
-  const struct {
-    const char *name;
-    double seconds;
-  } rows[] = {
-      {"dns", durations->dns},
-      {"connect", durations->connect},
-      {"tls", durations->tls},
-      {"first_byte", durations->first_byte},
-  };
-  lua_createtable(L, 0, sizeof rows / sizeof rows[0]);
-  for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
-    lua_pushnumber(L, rows[i].seconds);
-    lua_setfield(L, -2, rows[i].name);
-  }
-}
-
-/* What is known of a finished call. */
-typedef struct {
-  engine_result result;
-  engine_durations durations;
-  bool timed;
-} report;
-
-static int push_report(lua_State *L) {
-  const report *r = lua_touserdata(L, 1);
-  bool is_whole = r->result.code == NULL;
-  if (is_whole) {
-    push_response(L, &r->result);
-  } else {
-    lua_pushnil(L);
-    push_problem(L, &r->result);
-  }
-  if (r->timed) {
-    push_durations(L, &r->durations);
-    lua_setfield(L, -2, "durations");
-  }
-  return is_whole ? 1 : 2;
+/* Calls the function on the stack, whose one argument is on the top. What it reads is the engine's: a
+ * finalizer that closes it has to wait until then, and an error must not leave it lent. */
+static int call_lent(lua_State *L, box *b, int results) {
+  engine *e = b->engine;
+  b->lent = true;
+  int status = lua_pcall(L, 1, results, 0);
+  b->lent = false;
+  if (b->engine == NULL) engine_free(e);
+  return status;
 }
 
 /* engine:take(id, timed) -> false while it runs
@@ -317,7 +217,7 @@ static int push_report(lua_State *L) {
 static int engine_take(lua_State *L) {
   lua_settop(L, 3);
   bool timed = lua_toboolean(L, 3);
-  lua_pushcfunction(L, push_report);
+  lua_pushcfunction(L, lua_report_push);
   box *b = check_box(L);
   engine *e = b->engine;
   uint64_t id = check_id(L);
@@ -331,16 +231,37 @@ static int engine_take(lua_State *L) {
   r.timed = timed && engine_durations_of(e, id, &r.durations);
   int count = r.result.code == NULL ? 1 : 2;
   lua_pushlightuserdata(L, &r);
-  /* The result's bytes are the engine's: a finalizer that closes it has to wait until they are read,
-   * and an error must not leave it lent. */
-  b->lent = true;
-  int status = lua_pcall(L, 1, count, 0);
-  b->lent = false;
-  if (b->engine == NULL)
-    engine_free(e);
-  else if (status == 0)
-    engine_release(e, id);
+  int status = call_lent(L, b, count);
+  if (status == 0 && b->engine != NULL) engine_release(e, id);
   return status == 0 ? count : lua_error(L);
+}
+
+/* The text that is this function's upvalue, each of the engine's secrets replaced. What is shorter than
+ * a secret would be found in any text. */
+static int push_redacted(lua_State *L) {
+  const engine *e = lua_touserdata(L, 1);
+  const char *secret;
+  lua_pushvalue(L, lua_upvalueindex(1));
+  for (size_t i = 0; (secret = engine_secret(e, i)) != NULL; i++) {
+    if (strlen(secret) < LEAST_SECRET) continue;
+    luaL_gsub(L, lua_tostring(L, -1), secret, ELLIPSIS);
+    lua_remove(L, -2);
+  }
+  return 1;
+}
+
+/* engine:redact(text) -> the text without the credentials' secrets; it ends at a NUL byte */
+static int engine_redact(lua_State *L) {
+  luaL_checktype(L, 2, LUA_TSTRING);
+  lua_settop(L, 2);
+  if (((box *)luaL_checkudata(L, 1, METATABLE))->engine == NULL) {
+    lua_pushliteral(L, ELLIPSIS); /* nobody knows any more what must not be seen */
+    return 1;
+  }
+  lua_pushcclosure(L, push_redacted, 1);
+  box *b = check_box(L);
+  lua_pushlightuserdata(L, b->engine);
+  return call_lent(L, b, 1) == 0 ? 1 : lua_error(L);
 }
 
 /* engine:cancel(id): forgets a call; one that is taken or cancelled already is no error */
@@ -367,8 +288,13 @@ int lua_engine_sleep(lua_State *L) {
 /* ---- registration ------------------------------------------------------------------------ */
 
 static const luaL_Reg methods[] = {
-    {"submit", engine_submit_lua}, {"run", engine_run_lua}, {"take", engine_take},
-    {"cancel", engine_cancel},     {"close", engine_close}, {NULL, NULL},
+    {"submit", engine_submit_lua},
+    {"run", engine_run_lua},
+    {"take", engine_take},
+    {"cancel", engine_cancel},
+    {"redact", engine_redact},
+    {"close", engine_close},
+    {NULL, NULL},
 };
 
 static const luaL_Reg metamethods[] = {

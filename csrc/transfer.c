@@ -41,6 +41,12 @@ bool engine_add_credential(engine *e, const char *name, const char *value) {
   return transfer_append_header(&e->common, name, value);
 }
 
+const char *engine_secret(const engine *e, size_t position) {
+  const struct curl_slist *at = e->common->next; /* behind the one that is no credential */
+  for (; at != NULL && position > 0; position--) at = at->next;
+  return at != NULL ? strrchr(at->data, ' ') + 1 : NULL;
+}
+
 bool engine_add_header(transfer *t, const char *name, const char *value) {
   return transfer_append_header(&t->headers, name, value);
 }

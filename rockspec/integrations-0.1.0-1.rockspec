@@ -37,6 +37,7 @@ build = {
         "csrc/easy.c",
         "csrc/engine.c",
         "csrc/lua_engine.c",
+        "csrc/lua_report.c",
         "csrc/schema.c",
         "csrc/schema_check.c",
         "csrc/sigpipe.c",

@@ -188,6 +188,22 @@ describe("integrations.call", function()
     assert.is_true(requests[1].timeout_ms <= 2000 and requests[1].timeout_ms > 1500)
   end)
 
+  it("gives later attempts what earlier ones and waits have left", function()
+    local now, limits = 100, {}
+    local transport = fake_transport.new { function(request)
+      limits[#limits + 1] = request.timeout_ms
+      now = now + 1
+      return nil, { code = "CURLE_RECV_ERROR", message = "m", sent = true }
+    end }
+    function transport.sleep(_, seconds)
+      now = now + seconds
+    end
+    local session = new_session(transport)
+    session.now, session.random = function() return now end, function() return 0.5 end
+    call.perform(session, safe, { method = "GET", url = "u" })
+    assert.same({ 5000, 3875, 2625 }, limits)
+  end)
+
   it("never waits past the deadline: it fails at once and says when to ask again", function()
     local started = core.now()
     local _, failed, requests = perform(safe, { { status = 429, headers = { ["retry-after"] = "60" } } })

@@ -318,6 +318,42 @@ describe("the engine", function()
     end)
   end)
 
+  describe("redacts", function()
+    local function redacted(credentials, text)
+      local engine = open { credentials = credentials }
+      local result = engine:redact(text)
+      engine:close()
+      return result
+    end
+
+    it("what a credential's value ends with, wherever it is", function()
+      local key = { Authorization = "Bearer SG.test.canary" }
+      assert.equal("a … b…", redacted(key, "a SG.test.canary bSG.test.canary"))
+      assert.equal("Bearer …", redacted(key, "Bearer SG.test.canary"))
+      assert.equal("SGxtest.canary", redacted(key, "SGxtest.canary"))
+      assert.equal("", redacted(key, ""))
+      assert.equal("… and …", redacted({ ["X-A"] = "first-secret", ["X-B"] = "the second" }, "first-secret and second"))
+    end)
+
+    it("nothing where there is no secret, nor what is too short for one", function()
+      assert.equal("text", redacted(nil, "text"))
+      assert.equal("text", redacted({ ["X-A"] = "tex", ["X-B"] = "t " }, "text"))
+    end)
+
+    it("all of a text once it does not know any more what must not be seen", function()
+      local engine = open { credentials = { Authorization = "Bearer SG.test.canary" } }
+      engine:close()
+      assert.equal("…", engine:redact "text")
+    end)
+
+    it("texts only", function()
+      local engine = open()
+      for _, value in ipairs { 5, {}, false } do
+        assert.is_false(pcall(engine.redact, engine, value))
+      end
+    end)
+  end)
+
   describe("tells, where it is asked, how long a call took", function()
     local function timed(engine, url)
       local id = assert(engine:submit("GET", url, nil, nil, 10000))

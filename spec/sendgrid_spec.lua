@@ -191,6 +191,21 @@ describe("integrations.sendgrid", function()
       assert.equal(3, select(2, sg.integrations:list()).retry_after)
     end)
 
+    for _, given in ipairs { "proxy-key-123", "SG.a+b/c==x", "50%d%w[x]*", "SG.x" } do
+      it("does not repeat the key " .. given .. ", though the server may", function()
+        local sg = assert(sendgrid.new { api_key = given, transport = fake_transport.new { {
+          status = 401,
+          body = require("cjson").encode { error_id = given, errors = { { message = "no " .. given .. "!",
+            field = "x" .. given }, { message = given:rep(2000) } } },
+        } } })
+        local _, failed = sg.integrations:list()
+        assert.is_nil(require("cjson").encode(failed):find(given, 1, true))
+        assert.is_nil(tostring(failed):find(given, 1, true))
+        assert.equal("…", failed.request_id)
+        assert.equal("no …!", failed.errors[1].message)
+      end)
+    end
+
     it("does not repeat the key, though the server may", function()
       local sg = new { {
         status = 400,
@@ -200,7 +215,7 @@ describe("integrations.sendgrid", function()
       } }
       local _, failed = sg.integrations:list()
       assert.is_nil(require("cjson").encode(failed):find("canary", 1, true))
-      assert.same({ "SG.…: bad header Bearer …" }, faults_of(failed))
+      assert.same({ "…: bad header Bearer …" }, faults_of(failed))
     end)
 
     it("is read quickly, however long the server's words are", function()

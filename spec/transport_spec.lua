@@ -99,6 +99,11 @@ describe("integrations.transport", function()
       assert.is_nil((send { status = 404.5 }))
     end)
 
+    it("cannot bring the credentials into a problem's text", function()
+      local _, problem = send(nil, { message = "cannot send Bearer SG.test.canary to x" })
+      assert.equal("cannot send Bearer … to x", problem.message)
+    end)
+
     it("waits in its own way, where it has one", function()
       local slept
       local opened = transport.open({ send = print, sleep = function(_, seconds)

@@ -61,10 +61,12 @@ local no_field = { [""] = true, ["null"] = true, request = true }
 -- More than a person reads: cut, so that no answer can make its own reading slow.
 local MAX_TEXT, MAX_FAULTS = 4096, 100
 
--- The server's words.
-local function text_of(value)
-  if type(value) == "string" and not no_field[value] then
-    return failure.redact(value:sub(1, MAX_TEXT))
+-- The server's words, without the key, which they may repeat. Cut afterwards: half a key is one, too.
+local function reader_of_texts(redact)
+  return function(value)
+    if type(value) == "string" and not no_field[value] then
+      return redact(value):sub(1, MAX_TEXT)
+    end
   end
 end
 
@@ -129,7 +131,7 @@ local function add_parameter_fault(faults, message, parameter, request)
 end
 
 -- All faults that a body names, whichever of the documented shapes it has.
-local function read_faults(body, operation, request)
+local function read_faults(body, operation, request, text_of)
   local faults = {}
   local errors = type(body.errors) == "table" and body.errors
     or { { message = body.error or body.message, parameter = body.parameter, field = body.field } }
@@ -161,9 +163,10 @@ local function message_for(status, failed, message)
 end
 
 -- The failure that a response other than 2xx means.
-local function read_failure(operation, response, request)
+local function read_failure(operation, response, request, redact)
   local body = json.decode(response.body)
   local is_json = type(body) == "table"
+  local text_of = reader_of_texts(redact)
   body = is_json and body or {}
   local row = statuses[response.status]
     or response.status < 500 and other_4xx
@@ -172,7 +175,7 @@ local function read_failure(operation, response, request)
     kind = row[1],
     operation = operation.name,
     status = response.status,
-    errors = read_faults(body, operation, request),
+    errors = read_faults(body, operation, request, text_of),
     retry_after = retry.after(response, os.time()),
     request_id = text_of(body.id) or text_of(body.error_id) or text_of(response.headers["x-request-id"]),
   }

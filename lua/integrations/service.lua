@@ -248,7 +248,9 @@ local function is_gone(operation, failed, request, response)
 end
 
 local function read_refusal(session, operation, response, request)
-  local failed = session.read_failure(operation, response, request)
+  local failed = session.read_failure(operation, response, request, function(text)
+    return session.transport:redact(text)
+  end)
   if is_gone(operation, failed, request, response) then
     return true
   end

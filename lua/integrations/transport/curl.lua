@@ -37,6 +37,14 @@ function Curl:send(request)
   return response, problem
 end
 
+--- A text that somebody else wrote, without the client's secrets: an answer may repeat the request's
+--- headers, and a failure goes into logs.
+---@param text string
+---@return string
+function Curl:redact(text)
+  return self.engine:redact(text)
+end
+
 --- Ends calls that run, closes the connections and wipes the credentials.
 function Curl:close()
   self.engine:close()

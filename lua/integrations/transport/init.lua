@@ -95,9 +95,24 @@ local function read_response(response)
   return nil, { message = "the transport returned what is no response; see integrations.transport" }
 end
 
+-- Replaces what is a secret: the last word of each credential's value. What is shorter than a secret
+-- would be found in any text.
+local function redact(credentials, text)
+  for _, value in pairs(credentials) do
+    local secret = value:match "[^ ]*$"
+    if #secret >= 4 then
+      text = text:gsub((secret:gsub("%W", "%%%0")), "…")
+    end
+  end
+  return text
+end
+
 -- A transport of the caller's own gets the credentials with each request: it has to send them.
 local function wrap(own, options)
   local wrapped = {}
+  function wrapped.redact(_, text)
+    return redact(options.credentials, text)
+  end
   function wrapped.send(_, request)
     local headers = { ["User-Agent"] = options.user_agent }
     for _, source in ipairs { options.credentials, request.headers } do
@@ -114,7 +129,9 @@ local function wrap(own, options)
       timed = request.timed,
     }
     if not response then
-      return nil, read_problem(problem)
+      problem = read_problem(problem)
+      problem.message = wrapped:redact(problem.message)
+      return nil, problem
     end
     return read_response(response)
   end
@@ -158,7 +175,7 @@ end
 --- Makes the transport of a client.
 ---@param choice? "curl"|integrations.Transport nil: what fits here
 ---@param options integrations.transport.Options
----@return table? transport with `send`, `close` and `sleep`
+---@return table? transport with `send`, `close`, `sleep` and `redact`
 ---@return string? message why there is none
 function transport.open(choice, options)
   local opened, message = open(choice, options)
