@@ -3,7 +3,7 @@ package.path = "./spec/?.lua;" .. package.path
 
 local process = require "support.process"
 
-local CALLS = math.floor(10000 / process.slowness)
+local CALLS = math.floor(8000 / process.slowness)
 
 describe("many calls of every kind", function()
   it("end as they should, and the process does not grow", function()

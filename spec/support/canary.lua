@@ -9,7 +9,8 @@ local function find_in_table(value, secret, path, seen)
     local found = find(key, secret, name .. " (the key)", seen) or find(field, secret, name, seen)
     if found then return found end
   end
-  return find(getmetatable(value), secret, path .. " (the metatable)", seen)
+  -- The real one: `__metatable` may show another.
+  return find(debug.getmetatable(value), secret, path .. " (the metatable)", seen)
 end
 
 -- What a function has kept.

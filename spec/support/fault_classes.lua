@@ -52,7 +52,7 @@ local any_kind = { network = true, protocol = true }
 ---@param row table
 ---@param operation table a row of support.fault_operations
 ---@param by_choice? boolean whether changes may be repeated
----@return table expectation with `kinds`, a set, where it fails
+---@return table expectation with `kinds`, a set, where it fails, and perhaps libcurl's `code`
 function fault_classes.expect(row, operation, by_choice)
   local class = classes[row[operation.name] or row.class]
   local kind = row.kind or class.kind
@@ -61,6 +61,7 @@ function fault_classes.expect(row, operation, by_choice)
     outcome = expectation.outcome,
     attempts = expectation.attempts,
     requests = expectation.requests,
+    code = row.code,
     kinds = kind == "any" and any_kind or { [kind or ""] = true },
   }
 end

@@ -36,7 +36,8 @@ function Server:arm(name, options)
 end
 
 --- Requests meet no fault from now on. Returns the ledger: { requests = { { method, path, headers, body, applied } },
---- connections, changes, received = { plain, tls, elsewhere }, integrations }.
+--- connections, changes, received = { plain, tls, elsewhere }, integrations, complaints }. `complaints` are of what
+--- went wrong in the server itself: where it breaks down, it may look like the fault that was asked for.
 function Server:disarm()
   return command(self, "disarm")
 end

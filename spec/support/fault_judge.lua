@@ -28,9 +28,9 @@ local function judge_failure(expected, seen, complain)
   if not expected.kinds[failed.kind] then
     complain(("kind %s, not %s (%s)"):format(failed.kind, next(expected.kinds), tostring(failed)))
   end
-  for _, name in ipairs { "outcome", "attempts" } do
-    if failed[name] ~= expected[name] then
-      complain(("%s %s, not %s (%s)"):format(name, failed[name], expected[name], tostring(failed)))
+  for _, name in ipairs { "outcome", "attempts", "code" } do
+    if failed[name] ~= expected[name] and (name ~= "code" or expected.code) then
+      complain(("%s %s, not %s (%s)"):format(name, tostring(failed[name]), expected[name], tostring(failed)))
     end
   end
 end
@@ -78,7 +78,7 @@ end
 
 -- ---- what always holds ----------------------------------------------------------------------
 
---- The key stays where it belongs, the deadline holds, nobody else is asked.
+--- The key stays where it belongs, the deadline holds, nobody else is asked, and the server did as it was told.
 ---@param seen support.Seen
 ---@param complain fun(text: string)
 function judge.always(seen, complain)
@@ -88,6 +88,7 @@ function judge.always(seen, complain)
     complain(("took %.3f s of %.3f s"):format(seen.elapsed, seen.timeout))
   end
   if seen.ledger.received.elsewhere ~= "" then complain "another host was asked" end
+  for _, complaint in ipairs(seen.ledger.complaints) do complain("the server itself: " .. complaint) end
 end
 
 --- All that is wrong with one call of an operation.

@@ -29,7 +29,8 @@ local SEED = cjson.encode {
   label = "Events",
 }
 
-local server = { listeners = {}, ports = {}, connections = {}, armed = nil }
+-- `complaints`: what went wrong in the server itself. They outlive the ledger until they are handed over.
+local server = { listeners = {}, ports = {}, connections = {}, armed = nil, complaints = {} }
 
 -- ---- the service and the ledger -------------------------------------------------------------
 
@@ -132,7 +133,7 @@ end
 
 local function resume(connection)
   local ok, message = coroutine.resume(connection.thread)
-  if not ok then io.stderr:write("fault server: ", tostring(message), "\n") end
+  if not ok then table.insert(server.complaints, debug.traceback(connection.thread, tostring(message))) end
   if coroutine.status(connection.thread) == "dead" then server.connections[connection] = nil end
 end
 
@@ -235,9 +236,15 @@ end
 
 local commands = {}
 
+local function be_well()
+  catch_up()
+  server.armed = nil
+  if server.holder then listen_again "plain" end
+end
+
 --- Everything as at the start, with one integration in the service.
 function commands.reset()
-  commands.disarm()
+  be_well()
   hang_up()
   server.service:reset()
   forget()
@@ -256,12 +263,12 @@ function commands.arm(command)
   return {}
 end
 
---- No faults from now on; gives the ledger.
+--- No faults from now on; gives the ledger, and what the server has to complain of since the last time.
 function commands.disarm()
-  catch_up()
-  server.armed = nil
-  if server.holder then listen_again "plain" end
-  return commands.ledger()
+  be_well()
+  local ledger = commands.ledger()
+  ledger.complaints, server.complaints = server.complaints, {}
+  return ledger
 end
 
 function commands.ledger()

@@ -13,6 +13,7 @@
 ---   first      only so many requests meet it
 ---   closed     nobody listens
 ---   speaks_of_key  the answer repeats the key, which must not get from there into a log
+---   code       libcurl's name of what happened, where no other will do
 ---   kind, retry_after, and an operation's name: what differs from the class
 local answers = require "support.fault_answers"
 
@@ -85,6 +86,7 @@ faults.unreached = {
 faults.unanswered = {
   { "closed after the request", play = { "close" } },
   { "closed after the request, which is not carried out", play = { "close" }, applies = false },
+  { "100 ms of latency, then a reset", play = { 0.1, "reset" } },
   { "reset before the answer", play = { "reset" } },
   { "reset before the answer to a request that is not carried out", play = { "reset" }, applies = false },
   { "half-closed", play = { "shutdown", "hang" } },
@@ -124,6 +126,8 @@ faults.stalled = {
 }
 
 faults.unreadable = {
+  { "closed in the head after 102",
+    play = { text "HTTP/1.1 102 Processing\r\n\r\n", answers.up_to "\r\n", PAUSE, "close" } },
   { "closed in the head", play = { answers.up_to "\r\n", PAUSE, "close" } },
   { "reset in the head", play = { answers.up_to "\r\n", PAUSE, "reset" }, kind = "network" },
   { "reset after the head", play = { answers.up_to "\r\n\r\n", PAUSE, "reset" }, kind = "network" },
@@ -141,9 +145,11 @@ faults.unreadable = {
   { "a chunk cut short", play = { answers.chunked "ffff", "close" } },
   { "gzip that is none", play = { answers.gzip_garbage } },
   { "a gzip bomb", play = { answers.bomb } },
-  { "an endless body", play = { answers.endless, "close" } },
-  { "a header of 200 KB", play = { answers.headers("x-fill: " .. ("x"):rep(200000) .. "\r\n"), "close" } },
-  { "2,000 headers", play = { answers.headers(("x-fill: a header of a middling length\r\n"):rep(2000)), "close" } },
+  { "an endless body", code = "CURLE_FILESIZE_EXCEEDED", play = { answers.endless, "close" } },
+  { "a header of 200 KB", code = "CURLE_TOO_LARGE",
+    play = { answers.headers("x-fill: " .. ("x"):rep(200000) .. "\r\n"), "close" } },
+  { "2,000 headers", code = "CURLE_TOO_LARGE",
+    play = { answers.headers(("x-fill: a header of a middling length\r\n"):rep(2000)), "close" } },
   { "NUL in a header", play = { answers.headers "x-fill: a\0b\r\n", "close" } },
   { "a web page", play = { answers.page(DOCUMENT) } },
   { "JSON cut", play = { body(function(json) return json:sub(1, -3) end) } },
@@ -217,6 +223,7 @@ faults.limited = {
   { "429, X-RateLimit-Reset as an epoch in milliseconds", retry_after = { 0, 2 }, play = limited(function()
     return { ["x-ratelimit-reset"] = ("%d000"):format(os.time() + 2) }
   end) },
+  { "429, X-RateLimit-Reset negative", play = limited { ["x-ratelimit-reset"] = "-5" }, retry_after = { 0, 0 } },
 }
 
 faults.limited_for_long = {
@@ -228,6 +235,12 @@ faults.limited_for_long = {
   { "429, X-RateLimit-Reset as an epoch beyond the deadline", retry_after = { 57, 60 }, play = limited(function()
     return { ["x-ratelimit-reset"] = ("%d"):format(os.time() + 60) }
   end) },
+  { "429, X-RateLimit-Reset as an epoch in milliseconds beyond the deadline", retry_after = { 57, 60 },
+    play = limited(function()
+      return { ["x-ratelimit-reset"] = ("%d000"):format(os.time() + 60) }
+    end) },
+  { "429, X-RateLimit-Reset absurd", play = limited { ["x-ratelimit-reset"] = "999999999" },
+    retry_after = { 60, math.huge } },
 }
 
 faults.redirected = {

@@ -1,10 +1,12 @@
 --- A server of HTTP/2 over TLS that breaks in every way the protocol knows, and notes what arrived.
 ---
----   lua5.4 spec/support/http2_process.lua CERTIFICATE KEY PORTS_FILE
+---   lua5.4 spec/support/http2_process.lua CERTIFICATE KEY FOLDER
 --
--- Made by hand because no server at hand refuses a stream or cuts an answer on demand. It writes two ports to a
--- file: the server's own, and one for the lines of http2_server.lua, with whose connection this process ends.
+-- Made by hand because no server at hand refuses a stream or cuts an answer on demand. It writes two ports to the
+-- file "ports" of its folder: the server's own, and one for the lines of http2_server.lua, with whose connection this
+-- process ends. The folder ends with it, so that nothing is left where a spec is interrupted.
 -- Whoever offers no "h2" is served HTTP/1.1, and well, since libcurl falls back to it by itself.
+local process = require "support.process"
 local socket = require "socket"
 local ssl = require "ssl"
 
@@ -124,24 +126,36 @@ end
 
 -- ---- the port -------------------------------------------------------------------------------
 
-local listener, port
+local listener, port, holder
+
+local function bind(wanted)
+  local bound = assert(socket.tcp4())
+  bound:setoption("reuseaddr", true)
+  assert(bound:bind("127.0.0.1", wanted))
+  return bound
+end
 
 local function listen(wanted)
-  local bound = assert(socket.bind("127.0.0.1", wanted))
+  local bound = bind(wanted)
+  assert(bound:listen(64))
   return bound, select(2, bound:getsockname())
 end
 
--- As if the server were stopped: nobody listens until it is told to be well again.
+-- As if the server were stopped: nobody listens until it is told to be well again. The port stays bound, or it might
+-- be another's by then.
 local function leave()
   if listener then
     listener:close()
-    listener = nil
+    listener, holder = nil, bind(port)
   end
 end
 
 local function return_to_port()
   if not listener then
     listener, port = listen(port or 0)
+    if holder then
+      holder = holder:close() and nil
+    end
   end
 end
 
@@ -533,18 +547,19 @@ local function turn(control, context, open)
   return true
 end
 
-local function main(certificate, key, ports_file)
+local function main(certificate, key, folder)
   local context = assert(ssl.newcontext {
     mode = "server", protocol = "any", options = { "all", "no_sslv2", "no_sslv3" },
     certificate = certificate, key = key, alpn = { "h2", "http/1.1" },
   })
   local controller, control_port = listen(0)
   return_to_port()
-  write_ports(ports_file, port, control_port)
+  write_ports(folder .. "/ports", port, control_port)
   controller:settimeout(START_SECONDS)
-  local control = assert(controller:accept())
+  local control = controller:accept()
   local open = {}
-  repeat until not turn(control, context, open)
+  repeat until not control or not turn(control, context, open)
+  process.remove_folder(folder)
 end
 
 main((table.unpack or unpack)(arg))

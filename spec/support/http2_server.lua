@@ -45,10 +45,9 @@ function Server:complaints()
   return process.read_file(self.folder .. "/log")
 end
 
---- Its process ends with this connection, so also when the spec's own process is killed.
+--- Its process ends with this connection, so also when the spec's own process is killed, and removes its folder.
 function Server:stop()
   self.control:close()
-  process.remove_folder(self.folder)
 end
 
 -- The Lua that runs this spec.
@@ -68,7 +67,9 @@ local function wait_for_ports(folder)
     end
     socket.sleep(0.01)
   end
-  error("the server does not start: " .. process.read_file(folder .. "/log"), 0)
+  local log = process.read_file(folder .. "/log")
+  process.remove_folder(folder)
+  error("the server does not start: " .. log, 0)
 end
 
 ---@param tls { certificate: string, key: string }
@@ -76,7 +77,7 @@ function http2_server.start(tls)
   local folder = process.new_folder()
   local quote = process.quote
   process.shell(START:format(quote(package.path), quote(package.cpath), quote(interpreter()),
-    quote(tls.certificate), quote(tls.key), quote(folder .. "/ports"), quote(folder .. "/log")))
+    quote(tls.certificate), quote(tls.key), quote(folder), quote(folder .. "/log")))
   local port, control_port = wait_for_ports(folder)
   return setmetatable({
     url = "https://127.0.0.1:" .. port,
