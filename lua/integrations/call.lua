@@ -88,11 +88,11 @@ local function outcome_of(operation, sent, status)
   return status < 300 and "applied" or "not_applied"
 end
 
--- Why nothing can be sent any more, or nil.
-local function obstacle(session, operation, deadline)
+-- Why nothing can be sent any more, or nil. `left` is the time until the deadline.
+local function obstacle(session, operation, left)
   if session.closed then
     return failure.closed(operation.name)
-  elseif session.now() >= deadline then
+  elseif left <= 0 then
     return failure.new {
       kind = "timeout",
       operation = operation.name,
@@ -103,12 +103,13 @@ end
 
 -- One attempt: the result or nil, a failure or nil, and what the transport gave.
 local function attempt(session, operation, request, deadline)
-  local stopped = obstacle(session, operation, deadline) -- a listener may have taken its time
+  local left = deadline - session.now()
+  local stopped = obstacle(session, operation, left)
   if stopped then
     return nil, stopped
   end
   request.attempts = request.attempts + 1
-  request.timeout_ms = math.max(1, math.floor((deadline - session.now()) * 1000))
+  request.timeout_ms = math.max(1, math.floor(left * 1000))
   local response, problem = session.transport:send(request)
   if not response then
     local failed = failure.from_transport(operation.name, problem)
@@ -177,13 +178,8 @@ end
 
 -- Attempts, until one has an answer that stands, none may follow, or the deadline is there.
 local function try(session, operation, request, deadline)
-  local failed
+  local result, failed, stopped
   repeat
-    local stopped = obstacle(session, operation, deadline)
-    if stopped then
-      return nil, stopped.kind == "closed" and stopped or failed or stopped
-    end
-    local result
     result, failed = observed_attempt(session, operation, request, deadline)
     if not failed then
       retry.earn(session.budget)
@@ -191,8 +187,12 @@ local function try(session, operation, request, deadline)
     end
     -- For whoever reads a later answer: an earlier request may have been applied.
     request.doubtful = request.doubtful or failed.outcome == "unknown"
-  until not wait_for_next(session, operation, request, deadline, failed)
-  return nil, failed
+    if not wait_for_next(session, operation, request, deadline, failed) then
+      return nil, failed
+    end
+    stopped = obstacle(session, operation, deadline - session.now())
+  until stopped
+  return nil, stopped.kind == "closed" and stopped or failed
 end
 
 -- What to do next, where that does not depend on the cause.
