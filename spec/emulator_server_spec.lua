@@ -1,4 +1,7 @@
+package.path = "./spec/?.lua;" .. package.path
+
 local cjson = require("cjson.safe").new()
+local process = require "support.process"
 local server = require "integrations.emulator.server"
 
 local KEY = "-H 'Authorization: Bearer SG.emulator.full' "
@@ -40,10 +43,8 @@ end
 
 --- A command that runs the Lua of this spec with the same search paths; `prefix` is a command that runs commands.
 local function lua(arguments, prefix)
-  local first = 0
-  while arg[first - 1] do first = first - 1 end
   return ("LUA_PATH=%s LUA_CPATH=%s %s %s %s"):format(
-    quote(package.path), quote(package.cpath), prefix or "", quote(arg[first]), arguments)
+    quote(package.path), quote(package.cpath), prefix or "", quote(process.interpreter()), arguments)
 end
 
 describe("the emulator's server", function()

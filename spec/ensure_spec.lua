@@ -254,6 +254,12 @@ describe("ensure", function()
     end
   end)
 
+  it("is not kept from it by another one that is incomplete", function()
+    local other = '{"integration_id":"b","properties":{"write_key":"c123456"}}'
+    assert.equal("unchanged", select(2, answering('{"result":[' .. other .. "," .. A .. "]}"):ensure(input())))
+    assert.equal("created", select(2, answering('{"result":[' .. other .. "]}", A):ensure(input())))
+  end)
+
   it("says that it cannot be repeated where the service hides the key", function()
     local integrations = answering('{"result":[]}', (A:gsub("a123456", "****456")))
     local _, failed = integrations:ensure(input())

@@ -15,15 +15,16 @@ local ensure = {}
 -- What a write may take of the time that is left: the rest is for looking what became of it.
 local WRITE_SHARE = 2 / 3
 
--- Whether two things are the same; nil where one of the fields that tell is missing.
+-- Whether two things are the same; nil where nothing tells them apart, but something is missing.
 local function is_same(thing, input, declaration)
   local same = true
   for _, path in ipairs(declaration.same) do
     local value = match.at(thing, path)
     if type(value) ~= "string" then
-      return nil
+      same = nil
+    elseif value ~= match.at(input, path) then
+      return false
     end
-    same = same and value == match.at(input, path)
   end
   return same
 end

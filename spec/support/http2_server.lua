@@ -50,13 +50,6 @@ function Server:stop()
   self.control:close()
 end
 
--- The Lua that runs this spec.
-local function interpreter()
-  local first = 0
-  while arg[first - 1] do first = first - 1 end
-  return arg[first]
-end
-
 local function wait_for_ports(folder)
   for _ = 1, 1000 do
     local port, control_port = (process.read_file(folder .. "/ports") or ""):match "^(%d+) (%d+)$"
@@ -76,7 +69,7 @@ end
 function http2_server.start(tls)
   local folder = process.new_folder()
   local quote = process.quote
-  process.shell(START:format(quote(package.path), quote(package.cpath), quote(interpreter()),
+  process.shell(START:format(quote(package.path), quote(package.cpath), quote(process.interpreter()),
     quote(tls.certificate), quote(tls.key), quote(folder), quote(folder .. "/log")))
   local port, control_port = wait_for_ports(folder)
   return setmetatable({

@@ -120,18 +120,23 @@ process.instrumented = os.getenv "INTEGRATIONS_INSTRUMENTED"
 --- How many times as long something may take: valgrind interprets.
 process.slowness = process.instrumented == "valgrind" and 30 or 1
 
+--- The command of the Lua that runs this spec.
+function process.interpreter()
+  local first = 0
+  while arg[first - 1] do first = first - 1 end
+  return arg[first]
+end
+
 --- Runs a program with the Lua of this spec and its search paths. `environment` is a list of VAR=value.
 --- Returns what it wrote and its exit status; one that a signal ended has 128 more than the signal.
 function process.run_lua(program, environment)
   local path = os.tmpname()
   process.write_file(path, program)
-  local first = 0
-  while arg[first - 1] do first = first - 1 end
   local words = { "env" }
   for _, setting in ipairs(environment or {}) do words[#words + 1] = process.quote(setting) end
   words[#words + 1] = "LUA_PATH=" .. process.quote(package.path)
   words[#words + 1] = "LUA_CPATH=" .. process.quote(package.cpath)
-  words[#words + 1] = process.quote(os.getenv "INTEGRATIONS_LUA" or arg[first])
+  words[#words + 1] = process.quote(os.getenv "INTEGRATIONS_LUA" or process.interpreter())
   words[#words + 1] = process.quote(path)
   local output = process.shell("( " .. table.concat(words, " ") .. " ); echo \"status $?\"")
   os.remove(path)
