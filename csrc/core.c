@@ -5,12 +5,19 @@
 #include "lua_engine.h"
 #include "schema.h"
 
+/* is_yieldable() -> whether its caller may yield; nil where this Lua cannot tell. nginx hides Lua's own. */
+static int is_yieldable(lua_State *L) {
+  int answer = compat_isyieldable(L);
+  if (answer < 0)
+    lua_pushnil(L);
+  else
+    lua_pushboolean(L, answer);
+  return 1;
+}
+
 static const luaL_Reg functions[] = {
-    {"schema", schema_compile},
-    {"engine", lua_engine_new},
-    {"now", lua_engine_now},
-    {"sleep", lua_engine_sleep},
-    {NULL, NULL},
+    {"schema", schema_compile},  {"engine", lua_engine_new},     {"now", lua_engine_now},
+    {"sleep", lua_engine_sleep}, {"is_yieldable", is_yieldable}, {NULL, NULL},
 };
 
 /* A Lua state that closes unloads its modules, and libcurl may still have a resolver thread in

@@ -64,12 +64,6 @@ static int on_socket(void *context, curl_socket_t socket, curlsocktype purpose) 
   return CURL_SOCKOPT_OK;
 }
 
-static bool has_left(const transfer *t) {
-  long size = 0;
-  curl_easy_getinfo(t->easy, CURLINFO_REQUEST_SIZE, &size);
-  return size > 0;
-}
-
 /* libcurl sends a request again by itself, whatever the method: when a connection that it uses again
  * dies before the response, and up to five times when a server refuses an HTTP/2 stream. A write must
  * not go out twice, so its second issue is refused if anything of the first has left. A read may go
@@ -80,7 +74,7 @@ static int on_issue(void *context, char *remote_ip, char *local_ip, int remote_p
   (void)remote_ip, (void)local_ip, (void)remote_port, (void)local_port;
   transfer *t = context;
   t->issues++;
-  if (t->issues <= (t->write ? 1 : 2) || !has_left(t)) return CURL_PREREQFUNC_OK;
+  if (t->issues <= (t->write ? 1 : 2) || !transfer_has_left(t)) return CURL_PREREQFUNC_OK;
   transfer_give_reason(
       t, "CURLE_GOT_NOTHING",
       t->write ? "no answer came; a write is not sent again" : "no answer came, twice", 0);
@@ -142,7 +136,7 @@ static const option_row options[] = {
 #endif
     /* Connections: HTTP/2 where the server offers it, then many calls on one connection. */
     OPTION_CONSTANT(HTTP_VERSION, CURL_HTTP_VERSION_2TLS),
-    OPTION_CONSTANT(PIPEWAIT, 1),
+    OPTION_NUMBER(PIPEWAIT, pipewait),
     OPTION_CONSTANT(TCP_KEEPALIVE, 1),
     OPTION_CONSTANT(MAXLIFETIME_CONN, 600),
     OPTION_TEXT(USERAGENT, user_agent),

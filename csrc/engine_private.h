@@ -1,9 +1,15 @@
-/* What the files of the engine share: engine.c (an engine's life), transfer.c (a transfer's),
- * easy.c (what libcurl is told). */
+/* What the files of the engine share: engine.c (an engine's life), transfer.c (a transfer's), easy.c
+ * (what libcurl is told of a transfer), flight.c (an engine's transfers in libcurl's hands), loop.c
+ * (who waits for their sockets), background.c (the thread that may do so).
+ *
+ * Two may work on an engine: its caller, and the loop, which the caller drives itself or a thread does.
+ * A transfer belongs to one of them at a time. It goes to the loop by the loop's inbox and comes back by
+ * its engine's outbox; nobody ever waits for the other. */
 #ifndef INTEGRATIONS_ENGINE_PRIVATE_H
 #define INTEGRATIONS_ENGINE_PRIVATE_H
 
 #include <curl/curl.h>
+#include <stdatomic.h>
 
 #include "engine.h"
 
@@ -14,50 +20,127 @@ typedef struct {
   size_t used, size;
 } buffer;
 
-typedef enum { FREE, BUILDING, RUNNING, FINISHED } state;
+/* As its caller sees it; RUNNING and FORGOTTEN are the loop's. */
+typedef enum { FREE, BUILDING, RUNNING, FORGOTTEN, FINISHED } state;
 
 struct transfer {
   engine *owner;
   CURL *easy;
   struct curl_slist *headers; /* its own ones; the last one links to the engine's */
   state state;
+  bool announced; /* by engine_next */
   uint32_t slot, generation;
   bool write;      /* must not be sent twice */
   unsigned issues; /* how often libcurl was about to send it */
+  long timeout_ms;
   double deadline; /* by engine_now */
+  atomic_bool unwanted;
+  bool in_flight; /* whether the multi handle has it */
   CURLcode code;
   long status; /* these two once it is finished, for after a fork the handle is gone */
   bool sent;
   const char *code_name; /* with `reason`: where the engine, not libcurl, ended it */
   buffer head, body;
-  bool head_ended; /* whether the blank line after it came */
-  transfer *next_free;
+  bool head_ended;           /* whether the blank line after it came */
+  transfer *next, *previous; /* in the one list or stack that it is in */
   char reason[96];
   char message[CURL_ERROR_SIZE];
 };
 
+typedef struct {
+  transfer *first, *last;
+} list;
+
+/* What one side has put there and the other one takes all of. */
+typedef _Atomic(transfer *) stack;
+
 struct engine {
-  CURLM *multi;
-  unsigned forks;            /* of the process whose handles these are */
   bool plain;                /* http, not https */
   struct curl_slist *common; /* headers of each request, the credentials among them */
   char *origin, *user_agent, *ca_file, *ca_path, *proxy;
   char *protocol; /* "https"; "http" where the origin is so, which the caller allows for loopback */
   char *no_proxy; /* "": libcurl would take it from the environment */
   long connect_timeout_ms, max_connections;
+  long
+      pipewait; /* whether a call waits to see whether a connection carries several: HTTP/2 needs TLS */
   size_t max_head, max_body;
+
+  /* the caller's */
+  loop *loop; /* NULL until the first transfer of an engine in the background */
+  bool background;
+  unsigned forks; /* of the process whose handles these are */
+  bool attached;  /* whether the loop knows it */
   transfer **slots, *first_free;
   size_t slot_count, finished;
+  list ready; /* finished and not asked for by engine_next */
+
+  /* between the two */
+  stack outbox;
+  atomic_bool disturbed; /* some transfer is unwanted */
+  atomic_bool closing;   /* the caller has let go of it for good */
+
+  /* the loop's */
+  engine *next;
+  uint32_t number; /* in its loop; 0 where it is in none */
+  bool leaving;
+  CURLM *multi;
+  double timer;   /* when libcurl wants to be called, by engine_now */
+  double overdue; /* when the first deadline of its transfers may have passed */
+  list waiting, flying;
+  size_t in_flight, limit; /* how many there are and may be */
 };
 
-/* engine.c: before anything that touches a handle. */
+/* list and stack, in transfer.c */
+void list_append(list *l, transfer *t);
+void list_remove(list *l, transfer *t);
+void stack_push(stack *s, transfer *t);
+transfer *stack_take(stack *s); /* the first one that was put there; the others by `next` */
+
+/* engine.c */
+unsigned engine_forks(void);
 void engine_abandon_after_fork(engine *e);
-bool engine_open_multi(engine *e, const char **message);
+void engine_collect(engine *e);
+void engine_destroy(engine *e);
+
+/* loop.c */
+struct loop {
+  int poller; /* epoll */
+  int bell;   /* eventfd that wakes the thread; -1 where there is none */
+  atomic_bool asleep, news, stopping;
+  stack inbox;
+  engine *engines;
+  uint32_t last_number;
+  unsigned forks;
+  size_t users, secure; /* engines, and those of them that speak TLS */
+  size_t busy;          /* transfers that it has */
+  size_t ended;         /* transfers, ever */
+};
+bool loop_add_bell(loop *l);
+bool loop_submit(loop *l, transfer *t);
+void loop_take_in(loop *l);
+void loop_wake(loop *l);
+void loop_detach(loop *l, engine *e);
+bool loop_watch(loop *l, engine *e, int socket, bool known, int what);
+void loop_turn(loop *l, int timeout_ms);
+void loop_run(loop *l, int timeout_ms);
+
+/* background.c */
+loop *background_loop(const char **message);
+
+/* flight.c */
+void flight_admit(engine *e, transfer *t);
+void flight_tend(engine *e);
+void flight_serve(engine *e, int socket, int what);
+double flight_due(const engine *e);
+void flight_drop(transfer *t);
+void flight_end(engine *e);
 
 /* transfer.c */
+bool transfer_has_left(const transfer *t);
 void transfer_finish(transfer *t, CURLcode code);
 void transfer_give_reason(transfer *t, const char *code_name, const char *what, size_t limit);
-bool transfer_append_header(struct curl_slist **list, const char *name, const char *value);
+bool transfer_append_header(struct curl_slist **headers, const char *name, const char *value);
+void transfer_recycle(transfer *t);
 void transfer_free(transfer *t);
 void free_secret(char *secret);
 

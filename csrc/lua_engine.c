@@ -13,6 +13,8 @@
 #include "text.h"
 
 #define METATABLE "integrations.engine"
+#define LOOP_METATABLE "integrations.loop"
+#define LOOP "integrations.the_loop" /* in the registry */
 
 #define ELLIPSIS "\xe2\x80\xa6"
 
@@ -34,6 +36,12 @@ static box *check_box(lua_State *L) {
 /* Allocating runs finalizers, and one may close the engine: ask after the last allocation. */
 static engine *check_engine(lua_State *L) {
   return check_box(L)->engine;
+}
+
+static int push_failure(lua_State *L, const char *message) {
+  lua_pushnil(L);
+  lua_pushstring(L, message);
+  return 2;
 }
 
 /* ---- making one -------------------------------------------------------------------------- */
@@ -105,8 +113,41 @@ static const char *read_headers(lua_State *L, int index, add_header add, void *t
   return NULL;
 }
 
+/* The loop of this Lua state, which all of its engines share: so that to wait for one is to serve all.
+ * Pushes what keeps it alive. */
+static loop *push_loop(lua_State *L, const char **message) {
+  lua_getfield(L, LUA_REGISTRYINDEX, LOOP);
+  loop **l = lua_touserdata(L, -1);
+  if (l != NULL && *l != NULL) return *l; /* NULL: closed by the end of the state, which goes on */
+  lua_pop(L, 1);
+  l = lua_newuserdata(L, sizeof *l);
+  *l = NULL;
+  luaL_getmetatable(L, LOOP_METATABLE);
+  lua_setmetatable(L, -2);
+  *l = loop_new(message);
+  if (*l == NULL) return NULL;
+  lua_pushvalue(L, -1);
+  lua_setfield(L, LUA_REGISTRYINDEX, LOOP);
+  return *l;
+}
+
+static int close_loop(lua_State *L) {
+  loop **l = lua_touserdata(L, 1);
+  loop_release(*l);
+  *l = NULL;
+  return 0;
+}
+
+static bool config_flag(lua_State *L, const char *field) {
+  push_config(L, field, LUA_TBOOLEAN);
+  bool value = lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return value;
+}
+
 /* engine { origin, user_agent, ca_file, proxy, connect_timeout_ms, max_connections, max_head,
- * max_body, credentials = { [name] = value } } -> engine | nil, message */
+ * max_body, background, credentials = { [name] = value } } -> engine | nil, message
+ * Those in the background are served by a thread of the process, all others when one of them is run. */
 int lua_engine_new(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
   lua_settop(L, 1);
@@ -116,29 +157,38 @@ int lua_engine_new(lua_State *L) {
       .ca_file = config_text(L, "ca_file", NULL),
       .proxy = config_text(L, "proxy", NULL),
       .connect_timeout_ms = config_number(L, "connect_timeout_ms", 5000),
-      .max_connections = config_number(L, "max_connections", 16),
+      .max_connections = config_number(L, "max_connections", 256),
       .max_head = (size_t)config_number(L, "max_head", 64 * 1024),
       .max_body = (size_t)config_number(L, "max_body", 8 * 1024 * 1024),
   };
   luaL_argcheck(L, config.origin != NULL, 1, "'origin' is required");
   push_config(L, "credentials", LUA_TTABLE); /* at 2 */
+  const char *message = NULL;
+  bool in_background = config_flag(L, "background");
+  if (!in_background) config.loop = push_loop(L, &message);
+  if (!in_background && config.loop == NULL) return push_failure(L, message);
   box *b = lua_newuserdata(L, sizeof *b);
   *b = (box){NULL, false};
   luaL_getmetatable(L, METATABLE);
   lua_setmetatable(L, -2);
-  const char *message = NULL;
   b->engine = engine_new(&config, &message);
-  if (b->engine == NULL) {
-    lua_pushnil(L);
-    lua_pushstring(L, message);
-    return 2;
-  }
+  if (b->engine == NULL) return push_failure(L, message);
   message = read_headers(L, 2, add_credential, b->engine);
   if (message == NULL) return 1;
   /* Now, not when it is collected: it holds the credentials that are good. */
   engine_free(b->engine);
   b->engine = NULL;
   return luaL_error(L, "a credential is %s", message);
+}
+
+/* engine:next() -> the id of a call that was finished since and was not told of yet, or nil */
+static int engine_next_lua(lua_State *L) {
+  uint64_t id = engine_next(check_engine(L));
+  if (id != 0)
+    lua_pushnumber(L, (lua_Number)id);
+  else
+    lua_pushnil(L);
+  return 1;
 }
 
 /* engine:close(): any number of times; also __gc and, in 5.4, __close */
@@ -187,9 +237,7 @@ static int engine_submit_lua(lua_State *L) {
       return 1;
     }
   }
-  lua_pushnil(L);
-  lua_pushstring(L, message);
-  return 2;
+  return push_failure(L, message);
 }
 
 /* engine:run(timeout_ms) -> how many calls are finished and not taken */
@@ -264,10 +312,11 @@ static int engine_redact(lua_State *L) {
   return call_lent(L, b, 1) == 0 ? 1 : lua_error(L);
 }
 
-/* engine:cancel(id): forgets a call; one that is taken or cancelled already is no error */
+/* engine:cancel(id) -> whether a byte of it may have left. Forgets a call; one that is taken or cancelled
+ * already is no error */
 static int engine_cancel(lua_State *L) {
-  engine_release(check_engine(L), check_id(L));
-  return 0;
+  lua_pushboolean(L, engine_release(check_engine(L), check_id(L)));
+  return 1;
 }
 
 /* ---- time -------------------------------------------------------------------------------- */
@@ -288,13 +337,10 @@ int lua_engine_sleep(lua_State *L) {
 /* ---- registration ------------------------------------------------------------------------ */
 
 static const luaL_Reg methods[] = {
-    {"submit", engine_submit_lua},
-    {"run", engine_run_lua},
-    {"take", engine_take},
-    {"cancel", engine_cancel},
-    {"redact", engine_redact},
-    {"close", engine_close},
-    {NULL, NULL},
+    {"submit", engine_submit_lua}, {"run", engine_run_lua},
+    {"next", engine_next_lua},     {"take", engine_take},
+    {"cancel", engine_cancel},     {"redact", engine_redact},
+    {"close", engine_close},       {NULL, NULL},
 };
 
 static const luaL_Reg metamethods[] = {
@@ -304,6 +350,10 @@ static const luaL_Reg metamethods[] = {
 };
 
 void lua_engine_register(lua_State *L) {
+  luaL_newmetatable(L, LOOP_METATABLE);
+  lua_pushcfunction(L, close_loop);
+  lua_setfield(L, -2, "__gc");
+  lua_pop(L, 1);
   luaL_newmetatable(L, METATABLE);
   compat_setfuncs(L, metamethods);
   lua_newtable(L);

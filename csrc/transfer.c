@@ -14,6 +14,43 @@ void free_secret(char *secret) {
   free(secret);
 }
 
+/* ---- lists ------------------------------------------------------------------------------- */
+
+void list_append(list *l, transfer *t) {
+  t->next = NULL;
+  t->previous = l->last;
+  if (l->last != NULL) l->last->next = t;
+  l->last = t;
+  if (l->first == NULL) l->first = t;
+}
+
+void list_remove(list *l, transfer *t) {
+  if (t->previous != NULL) t->previous->next = t->next;
+  if (t->next != NULL) t->next->previous = t->previous;
+  if (l->first == t) l->first = t->next;
+  if (l->last == t) l->last = t->previous;
+}
+
+/* Any number may put something there at a time, and one may take. */
+void stack_push(stack *s, transfer *t) {
+  t->next = atomic_load_explicit(s, memory_order_relaxed);
+  while (!atomic_compare_exchange_weak_explicit(s, &t->next, t, memory_order_release,
+                                                memory_order_relaxed))
+    continue;
+}
+
+transfer *stack_take(stack *s) {
+  transfer *first = NULL, *t = NULL;
+  if (atomic_load_explicit(s, memory_order_relaxed) != NULL)
+    t = atomic_exchange_explicit(s, NULL, memory_order_acquire);
+  for (transfer *next; t != NULL; t = next) {
+    next = t->next;
+    t->next = first;
+    first = t;
+  }
+  return first;
+}
+
 /* A large response must not stay in memory for as long as its handle is kept. */
 static void clear(buffer *b) {
   b->used = 0;
@@ -25,15 +62,15 @@ static void clear(buffer *b) {
 /* ---- headers ----------------------------------------------------------------------------- */
 
 /* Appends "name: value" to the list. The line is wiped: it may be a credential. */
-bool transfer_append_header(struct curl_slist **list, const char *name, const char *value) {
+bool transfer_append_header(struct curl_slist **headers, const char *name, const char *value) {
   size_t size = strlen(name) + strlen(value) + 3;
   char *line = malloc(size);
   if (line == NULL) return false;
   snprintf(line, size, "%s: %s", name, value);
-  struct curl_slist *grown = curl_slist_append(*list, line);
+  struct curl_slist *grown = curl_slist_append(*headers, line);
   free_secret(line);
   if (grown == NULL) return false;
-  *list = grown;
+  *headers = grown;
   return true;
 }
 
@@ -83,24 +120,20 @@ transfer *engine_begin(engine *e) {
   engine_abandon_after_fork(e);
   transfer *t = e->first_free != NULL ? e->first_free : add_slot(e);
   if (t == NULL) return NULL;
-  e->first_free = t->next_free;
+  e->first_free = t->next;
   t->state = BUILDING;
   t->generation = t->generation == UINT32_MAX ? 1 : t->generation + 1; /* an id is never 0 */
   t->issues = 0;
-  t->head_ended = false;
+  t->head_ended = t->announced = false;
+  atomic_store_explicit(&t->unwanted, false, memory_order_relaxed);
   t->code = CURLE_OK;
   t->code_name = NULL;
   t->reason[0] = t->message[0] = '\0';
   return t;
 }
 
-void engine_discard(transfer *t) {
-  if (t->state == RUNNING) {
-    sigpipe_guard guard = sigpipe_block(!t->owner->plain);
-    curl_multi_remove_handle(t->owner->multi, t->easy);
-    sigpipe_restore(&guard);
-  }
-  if (t->state == FINISHED) t->owner->finished--;
+/* Makes its slot ready for another one. */
+void transfer_recycle(transfer *t) {
   if (t->easy != NULL) {
     /* The copy of the body is the user's data; it need not wait for the handle's next use. */
     curl_easy_setopt(t->easy, CURLOPT_COPYPOSTFIELDS, NULL);
@@ -110,8 +143,38 @@ void engine_discard(transfer *t) {
   clear(&t->head);
   clear(&t->body);
   t->state = FREE;
-  t->next_free = t->owner->first_free;
+  t->next = t->owner->first_free;
   t->owner->first_free = t;
+}
+
+/* The background thread gives it back once it has seen that nobody wants it. */
+static void forget(transfer *t) {
+  engine *e = t->owner;
+  t->state = FORGOTTEN;
+  atomic_store(&t->unwanted, true);
+  atomic_store(&e->disturbed, true);
+  loop_wake(e->loop);
+}
+
+static void drop(transfer *t) {
+  sigpipe_guard guard = sigpipe_block(t->owner->loop->secure > 0);
+  loop_take_in(t->owner->loop);
+  flight_drop(t);
+  sigpipe_restore(&guard);
+}
+
+void engine_discard(transfer *t) {
+  engine *e = t->owner;
+  if (t->state == RUNNING && e->background) {
+    forget(t);
+    return;
+  }
+  if (t->state == RUNNING) drop(t);
+  if (t->state == FINISHED) {
+    e->finished--;
+    if (!t->announced) list_remove(&e->ready, t);
+  }
+  transfer_recycle(t);
 }
 
 static uint64_t id_of(const transfer *t) {
@@ -119,20 +182,38 @@ static uint64_t id_of(const transfer *t) {
 }
 
 static transfer *find(engine *e, uint64_t id) {
-  engine_abandon_after_fork(e);
+  engine_collect(e);
   if (id % MAX_SLOTS >= e->slot_count) return NULL;
   transfer *t = e->slots[id % MAX_SLOTS];
-  return t->generation == id / MAX_SLOTS && t->state >= RUNNING ? t : NULL;
+  bool is_known = t->state == RUNNING || t->state == FINISHED;
+  return t->generation == id / MAX_SLOTS && is_known ? t : NULL;
 }
 
-void engine_release(engine *e, uint64_t id) {
+uint64_t engine_next(engine *e) {
+  engine_collect(e);
+  transfer *t = e->ready.first;
+  if (t == NULL) return 0;
+  list_remove(&e->ready, t);
+  t->announced = true;
+  return id_of(t);
+}
+
+/* While it is the background thread's, nobody else can tell. */
+static bool may_have_left(const transfer *t) {
+  if (t->state == FINISHED) return t->sent;
+  return t->owner->background || transfer_has_left(t);
+}
+
+bool engine_release(engine *e, uint64_t id) {
   transfer *t = find(e, id);
-  if (t != NULL) engine_discard(t);
+  if (t == NULL) return false;
+  bool has_left = may_have_left(t);
+  engine_discard(t);
+  return has_left;
 }
 
-/* For engine_free alone: a slot lives as long as its engine. */
+/* For engine_destroy alone: a slot lives as long as its engine. */
 void transfer_free(transfer *t) {
-  if (t->easy != NULL && t->state == RUNNING) curl_multi_remove_handle(t->owner->multi, t->easy);
   curl_easy_cleanup(t->easy);
   drop_headers(t);
   free(t->head.bytes);
@@ -145,32 +226,37 @@ static bool is_below_origin(const engine *e, const char *url) {
   return strncmp(url, e->origin, size) == 0 && url[size] == '/';
 }
 
-static bool start(transfer *t, const char *method, const char *url, const char *body,
-                  size_t body_size, long timeout_ms, const char **message) {
+static bool find_loop(engine *e, const char **message) {
+  if (e->loop == NULL) e->loop = background_loop(message);
+  return e->loop != NULL;
+}
+
+static bool prepare(transfer *t, const char *method, const char *url, const char *body,
+                    size_t body_size, long timeout_ms, const char **message) {
   if (!is_below_origin(t->owner, url)) {
     *message = "the address is not below this client's base_url";
     return false;
   }
-  if (!engine_open_multi(t->owner, message)) return false;
   if (t->easy == NULL && !easy_open(t, message)) return false;
   t->write = strcmp(method, "GET") != 0;
   CURLcode code = easy_set_request(t, method, url, body, body_size, timeout_ms);
   *message = curl_easy_strerror(code);
-  if (code != CURLE_OK) return false;
-  CURLMcode added = curl_multi_add_handle(t->owner->multi, t->easy);
-  *message = curl_multi_strerror(added);
-  return added == CURLM_OK;
+  return code == CURLE_OK;
 }
 
 uint64_t engine_submit(transfer *t, const char *method, const char *url, const char *body,
                        size_t body_size, long timeout_ms, const char **message) {
-  if (!start(t, method, url, body, body_size, timeout_ms, message)) {
-    engine_discard(t);
-    return 0;
-  }
-  t->state = RUNNING;
+  t->timeout_ms = timeout_ms;
   t->deadline = engine_now() + (double)timeout_ms / 1000;
-  return id_of(t);
+  if (prepare(t, method, url, body, body_size, timeout_ms, message) &&
+      find_loop(t->owner, message)) {
+    *message = "the system has no epoll descriptor left";
+    t->state = RUNNING;
+    if (loop_submit(t->owner->loop, t)) return id_of(t);
+    t->state = BUILDING;
+  }
+  engine_discard(t);
+  return 0;
 }
 
 /* Ends a transfer for a reason of the engine's own: libcurl's message would only say that a
@@ -185,14 +271,17 @@ void transfer_give_reason(transfer *t, const char *code_name, const char *what, 
 
 /* A code does not tell whether the request was sent. It was not if libcurl never came to issue it,
  * or if its size is nothing; without a handle to ask, the answer has to be the careful one. */
+bool transfer_has_left(const transfer *t) {
+  long size = 0;
+  if (t->easy == NULL) return true;
+  curl_easy_getinfo(t->easy, CURLINFO_REQUEST_SIZE, &size);
+  return t->issues > 0 && size > 0;
+}
+
 void transfer_finish(transfer *t, CURLcode code) {
-  long request_size = 1;
   t->status = 0;
-  if (t->easy != NULL) {
-    curl_easy_getinfo(t->easy, CURLINFO_REQUEST_SIZE, &request_size);
-    curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &t->status);
-  }
-  t->sent = t->easy == NULL || (t->issues > 0 && request_size > 0);
+  if (t->easy != NULL) curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &t->status);
+  t->sent = transfer_has_left(t);
   /* For libcurl the end of the connection is as good an end of the head as a blank line. */
   if (code == CURLE_OK && !t->head_ended)
     transfer_give_reason(t, "CURLE_PARTIAL_FILE", "the response's head was cut short", 0);
@@ -200,9 +289,8 @@ void transfer_finish(transfer *t, CURLcode code) {
   if (code == CURLE_OUT_OF_MEMORY && t->status != 0)
     transfer_give_reason(t, "CURLE_TOO_LARGE",
                          "a line of the response's head is too long, or memory ran out", 0);
-  t->state = FINISHED;
   t->code = code;
-  t->owner->finished++;
+  stack_push(&t->owner->outbox, t);
 }
 
 /* ---- results ----------------------------------------------------------------------------- */

@@ -18,6 +18,8 @@ description = {
   labels = { "sendgrid", "segment", "http", "client" },
 }
 
+supported_platforms = { "linux" } -- the core waits by epoll
+
 dependencies = {
   "lua >= 5.1, < 5.5",
   "lua-cjson >= 2.1.0",
@@ -33,9 +35,12 @@ build = {
   modules = {
     ["integrations.core"] = {
       sources = {
+        "csrc/background.c",
         "csrc/core.c",
         "csrc/easy.c",
         "csrc/engine.c",
+        "csrc/flight.c",
+        "csrc/loop.c",
         "csrc/lua_engine.c",
         "csrc/lua_report.c",
         "csrc/schema.c",
@@ -55,6 +60,7 @@ build = {
     ["integrations.emulator"] = "lua/integrations/emulator/init.lua",
     ["integrations.emulator.command"] = "lua/integrations/emulator/command.lua",
     ["integrations.emulator.json"] = "lua/integrations/emulator/json.lua",
+    ["integrations.emulator.nginx"] = "lua/integrations/emulator/nginx.lua",
     ["integrations.emulator.sendgrid"] = "lua/integrations/emulator/sendgrid.lua",
     ["integrations.emulator.server"] = "lua/integrations/emulator/server.lua",
     ["integrations.emulator.url"] = "lua/integrations/emulator/url.lua",
@@ -64,13 +70,20 @@ build = {
     ["integrations.http_date"] = "lua/integrations/http_date.lua",
     ["integrations.json"] = "lua/integrations/json.lua",
     ["integrations.match"] = "lua/integrations/match.lua",
+    ["integrations.nginx_phase"] = "lua/integrations/nginx_phase.lua",
+    ["integrations.parallel"] = "lua/integrations/parallel.lua",
+    ["integrations.rate_limit"] = "lua/integrations/rate_limit.lua",
     ["integrations.retry"] = "lua/integrations/retry.lua",
+    ["integrations.scheduler"] = "lua/integrations/scheduler.lua",
     ["integrations.sendgrid"] = "lua/integrations/sendgrid.lua",
     ["integrations.sendgrid.bulk_delete"] = "lua/integrations/sendgrid/bulk_delete.lua",
     ["integrations.sendgrid.integrations"] = "lua/integrations/sendgrid/integrations.lua",
     ["integrations.service"] = "lua/integrations/service.lua",
+    ["integrations.task"] = "lua/integrations/task.lua",
     ["integrations.transport"] = "lua/integrations/transport/init.lua",
     ["integrations.transport.curl"] = "lua/integrations/transport/curl.lua",
+    ["integrations.transport.engine"] = "lua/integrations/transport/engine.lua",
+    ["integrations.transport.nginx"] = "lua/integrations/transport/nginx.lua",
   },
   install = {
     bin = {

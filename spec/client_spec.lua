@@ -55,7 +55,7 @@ describe("integrations.client", function()
       { { strict = "no" }, "strict: must be a boolean, not a string" },
       { { ca_file = "a\0b" }, "ca_file: must not have a NUL byte" },
       { { proxy = "" }, "proxy: must have at least 1 character, not 0" },
-      { { transport = "pigeon" }, 'transport: must be "curl", or a table with a function send' },
+      { { transport = "pigeon" }, 'transport: must be "curl", "nginx", or a table with a function send' },
       { { time_out = 5 }, 'time_out: is not a known field; did you mean "timeout"?' },
     }
     for _, case in ipairs(cases) do

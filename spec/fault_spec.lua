@@ -43,7 +43,9 @@ local function client_for(row, by_choice)
   local name = ("%s %s %s"):format(row.tls and "tls" or "plain", tostring(timeout), tostring(by_choice))
   if not clients[name] then
     clients[name] = open(row, timeout, by_choice)
-    clients[name].session.transport.sleep = function() end -- the waits between attempts have specs of their own
+    -- The waits between attempts have specs of their own, as has what the client keeps of a rate limit.
+    clients[name].session.transport.sleep = function() end
+    clients[name].session.rate_limit = nil
   end
   clients[name].session.budget = retry.new_budget()
   return clients[name], timeout

@@ -59,7 +59,7 @@ describe("README.md", function()
   it("has examples that work and print what they say", function()
     local environment, printed = new_environment()
     local examples = blocks "lua"
-    assert.equal(6, #examples)
+    assert.equal(7, #examples)
     for i, example in ipairs(examples) do
       local shared = example:gsub("^local ", ""):gsub("\nlocal ", "\n")
       load_with(shared, "=example " .. i, environment)()
@@ -75,8 +75,8 @@ describe("README.md", function()
       assert.equal(line, printed[i])
     end
     assert.truthy(printed[6]:find("^no%-such%-id unknown integrations.delete: not_found"))
-    assert.same({ "false", "created", "integrations.get 404 not_applied", "not_found", "2" },
-      { (table.unpack or unpack)(printed, 7, 11) })
+    assert.same({ "false", "created", "integrations.get 404 not_applied", "not_found", "2", "subuser-1 true 0",
+      "subuser-2 true 0" }, { (table.unpack or unpack)(printed, 7) })
   end)
 
   it("begins with what it is, two commands and an example", function()

@@ -1,14 +1,17 @@
 --- One call: attempts under one deadline, and what became of it.
 local failure = require "integrations.failure"
+local rate_limit = require "integrations.rate_limit"
 local retry = require "integrations.retry"
+local task = require "integrations.task"
 
 local call = {}
 
 --- What a listener is told. The names with dots are those of OpenTelemetry's conventions for HTTP
 --- clients; durations are seconds, sizes bytes.
 ---@class integrations.Event
----@field name "request"|"response"|"retry"|"failure" `response`: an attempt has ended, with or
----  without an answer; `failure`: one request has failed for good. A helper may still recover
+---@field name "request"|"response"|"retry"|"wait"|"failure" `response`: an attempt has ended, with or
+---  without an answer; `wait`: the service's rate limit lets none go yet; `failure`: one request has
+---  failed for good. A helper may still recover
 ---@field operation string `integrations.create`
 ---@field attempt integer
 ---@field ["http.request.method"] string
@@ -31,12 +34,18 @@ local call = {}
 ---@field tls_duration? number
 ---@field first_byte_duration? number until the answer began, since the attempt did; where one did
 ---@field call_duration? number of `failure`: all attempts and waits
----@field delay? number of `retry`: until the next attempt
+---@field delay? number of `retry` and `wait`: until the next attempt
 
 -- ---- events ---------------------------------------------------------------------------------
 
 -- A listener is a guest: what it raises must not cost the caller a call's result, nor may what it
--- yields suspend the call.
+-- yields suspend the call. nginx refuses coroutines where nothing can yield, so that there is nothing
+-- to keep apart.
+local function tell(listener, event)
+  local made, guest = pcall(coroutine.wrap, listener)
+  pcall(made and guest or listener, event)
+end
+
 local function emit(session, operation, request, event)
   local number = event.attempt
   event.operation = operation.name
@@ -46,7 +55,7 @@ local function emit(session, operation, request, event)
   event["url.full"] = request.url
   event["server.address"] = session.server_address
   event["server.port"] = session.server_port
-  pcall(coroutine.wrap(session.on_event), event)
+  tell(session.on_event, event)
 end
 
 local function describe_failure(event, failed)
@@ -73,7 +82,7 @@ local function describe_answer(event, answer)
   return event
 end
 
--- ---- attempts -------------------------------------------------------------------------------
+-- ---- what became of it ----------------------------------------------------------------------
 
 -- What became of the request, judged by what was sent and received, never by the error's kind.
 local function outcome_of(operation, sent, status)
@@ -88,10 +97,21 @@ local function outcome_of(operation, sent, status)
   return status < 300 and "applied" or "not_applied"
 end
 
--- Why nothing can be sent any more, or nil. `left` is the time until the deadline.
-local function obstacle(session, operation, left)
+-- Whether somebody has ended it.
+local function halted(session, operation)
+  local running = task.running()
   if session.closed then
     return failure.closed(operation.name)
+  elseif running and running.cancelled then
+    return failure.cancelled(operation.name, running.cancelled)
+  end
+end
+
+-- Why nothing can be sent any more, or nil. `left` is the time until the deadline.
+local function obstacle(session, operation, left)
+  local ended = halted(session, operation)
+  if ended then
+    return ended
   elseif left <= 0 then
     return failure.new {
       kind = "timeout",
@@ -101,16 +121,69 @@ local function obstacle(session, operation, left)
   end
 end
 
+-- ---- the service's rate limit ---------------------------------------------------------------
+
+local function rate_limited(operation, seconds)
+  return failure.new {
+    kind = "rate_limited",
+    operation = operation.name,
+    message = "the service's rate limit is used up, and the time limit is before its renewal: wait",
+    retry_after = seconds,
+  }
+end
+
+-- Tells what the wait is for, and waits, unless the listener has closed the client.
+local function pause(session, operation, request, deadline, event)
+  if session.on_event then
+    emit(session, operation, request, event)
+  end
+  if not session.closed then
+    session.transport:sleep(math.max(0, math.min(event.delay, deadline - session.now())))
+  end
+end
+
+-- Waits until the rate limit lets a request go, as many times as that takes; why it cannot, or nil.
+-- Whoever goes must give back what it took.
+local function admit(session, operation, request, deadline)
+  local limit = session.rate_limit
+  local ended = halted(session, operation)
+  local seconds = not ended and limit and limit:take(session.now)
+  while seconds and not ended do
+    if seconds > deadline - session.now() then
+      return rate_limited(operation, seconds)
+    elseif seconds > rate_limit.STEP then
+      pause(session, operation, request, deadline,
+        { name = "wait", attempt = request.attempts + 1, delay = seconds })
+    else
+      session.transport:sleep(seconds) -- no news: it follows a longer wait, or is over at once
+    end
+    ended = halted(session, operation)
+    seconds = not ended and limit:take(session.now)
+  end
+  return ended
+end
+
+-- `response` is absent where no whole one came.
+local function give_back(session, response)
+  if session.rate_limit then
+    session.rate_limit:done(response, session.now, os.time)
+  end
+end
+
+-- ---- attempts -------------------------------------------------------------------------------
+
 -- One attempt: the result or nil, a failure or nil, and what the transport gave.
 local function attempt(session, operation, request, deadline)
   local left = deadline - session.now()
   local stopped = obstacle(session, operation, left)
   if stopped then
+    give_back(session)
     return nil, stopped
   end
   request.attempts = request.attempts + 1
   request.timeout_ms = math.max(1, math.floor(left * 1000))
   local response, problem = session.transport:send(request)
+  give_back(session, response)
   if not response then
     local failed = failure.from_transport(operation.name, problem)
     failed.outcome = outcome_of(operation, problem.sent ~= false, failed.status)
@@ -166,13 +239,8 @@ local function wait_for_next(session, operation, request, deadline, failed)
     failed.message = reason and failed.message .. "; " .. reason or failed.message
     return false
   end
-  if session.on_event then
-    local event = { name = "retry", attempt = request.attempts, delay = delay }
-    emit(session, operation, request, describe_failure(event, failed))
-  end
-  if not session.closed then -- by the listener
-    session.transport:sleep(math.max(0, math.min(delay, deadline - session.now())))
-  end
+  local event = { name = "retry", attempt = request.attempts, delay = delay }
+  pause(session, operation, request, deadline, describe_failure(event, failed))
   return true
 end
 
@@ -180,19 +248,22 @@ end
 local function try(session, operation, request, deadline)
   local result, failed, stopped
   repeat
-    result, failed = observed_attempt(session, operation, request, deadline)
-    if not failed then
-      retry.earn(session.budget)
-      return result
+    stopped = admit(session, operation, request, deadline)
+    if not stopped then
+      result, failed = observed_attempt(session, operation, request, deadline)
+      if not failed then
+        retry.earn(session.budget)
+        return result
+      end
+      -- For whoever reads a later answer: an earlier request may have been applied.
+      request.doubtful = request.doubtful or failed.outcome == "unknown"
+      if not wait_for_next(session, operation, request, deadline, failed) then
+        return nil, failed
+      end
+      stopped = obstacle(session, operation, deadline - session.now())
     end
-    -- For whoever reads a later answer: an earlier request may have been applied.
-    request.doubtful = request.doubtful or failed.outcome == "unknown"
-    if not wait_for_next(session, operation, request, deadline, failed) then
-      return nil, failed
-    end
-    stopped = obstacle(session, operation, deadline - session.now())
   until stopped
-  return nil, stopped.kind == "closed" and stopped or failed
+  return nil, failed and stopped.kind == "timeout" and failed or stopped
 end
 
 -- What to do next, where that does not depend on the cause.
@@ -212,7 +283,8 @@ local function conclude(failed, request)
 end
 
 --- Sends a request until it has an answer, may not be repeated, or the deadline is there.
----@param session table transport, now, timeout, deadline?, max_attempts, retry_writes?, budget, random?, on_event?
+---@param session table transport, now, timeout, deadline?, max_attempts, retry_writes?, budget, rate_limit?, random?,
+---  on_event?
 ---@param operation table name, safe, idempotent?, read
 ---@param request integrations.Request timeout_ms, timed, attempts and doubtful are set here
 ---@return any result

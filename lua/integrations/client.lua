@@ -4,6 +4,7 @@
 --- `credentials`, `headers` (functions of the options), `read_failure`, and `services`.
 local failure = require "integrations.failure"
 local integrations = require "integrations"
+local rate_limit = require "integrations.rate_limit"
 local retry = require "integrations.retry"
 local service = require "integrations.service"
 local transport = require "integrations.transport"
@@ -19,8 +20,12 @@ local client = {}
 ---  again after an unknown outcome (false)
 ---@field ca_file? string file of trusted certificates (PEM); absent: the system's
 ---@field proxy? string address of an HTTP proxy; absent: none, whatever the environment says
----@field on_event? fun(event: integrations.Event) told of each request, response, retry and failure
----@field transport? "curl"|integrations.Transport
+---@field on_event? fun(event: integrations.Event) told of each request, response, retry, wait and failure
+---@field transport? "curl"|"nginx"|integrations.Transport
+---@field max_connections? integer connections to the service at once (256)
+---@field allow_blocking? boolean nginx only: lets calls block the worker in phases where nothing can yield (false)
+---@field rate_limit_dict? string nginx only: the `lua_shared_dict` by which workers share the rate limit that the
+---  service reports; absent: each client has its own knowledge of it
 ---@field strict? boolean false lets names through that this version does not know (true)
 local shared_options = {
   base_url = { type = "string", minLength = 1 },
@@ -32,6 +37,9 @@ local shared_options = {
   proxy = { type = "string", minLength = 1 },
   on_event = { type = "function" },
   transport = { type = "any" },
+  max_connections = { type = "integer", minimum = 1, maximum = 10000 },
+  allow_blocking = { type = "boolean" },
+  rate_limit_dict = { type = "string", minLength = 1 },
   strict = { type = "boolean" },
 }
 
@@ -87,7 +95,12 @@ local function address_fault(value)
   return value:find("[%c%s]") and "must not have spaces or control characters" or nil
 end
 
-local option_faults = { base_url = url_fault, ca_file = text_fault, proxy = address_fault }
+local option_faults = {
+  base_url = url_fault,
+  ca_file = text_fault,
+  proxy = address_fault,
+  rate_limit_dict = rate_limit.dict_fault,
+}
 
 -- What is wrong with the two together, or nil.
 local function proxy_fault(proxy, base_url)
@@ -141,7 +154,16 @@ local function open_transport(declaration, options, base_url)
     connect_timeout = options.connect_timeout or 5,
     ca_file = options.ca_file,
     proxy = options.proxy,
+    max_connections = options.max_connections,
+    allow_blocking = options.allow_blocking,
   })
+end
+
+local function new_rate_limit(declaration, options, base_url)
+  if options.rate_limit_dict then
+    return rate_limit.shared(options.rate_limit_dict, base_url, declaration.credentials(options))
+  end
+  return rate_limit.new()
 end
 
 local default_ports = { https = 443, http = 80 }
@@ -162,6 +184,7 @@ local function new_session(declaration, options, base_url, opened)
     max_attempts = options.max_attempts or 3,
     retry_writes = options.retry_writes,
     budget = retry.new_budget(),
+    rate_limit = new_rate_limit(declaration, options, base_url),
     on_event = options.on_event,
     strict = options.strict,
     read_failure = declaration.read_failure,

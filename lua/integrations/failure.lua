@@ -15,6 +15,7 @@
 ---| "protocol"      # an answer that is none
 ---| "ambiguous"     # several things are what one was asked for
 ---| "closed"        # the client was closed before
+---| "cancelled"     # the parallel run that it belongs to was cancelled
 
 ---@alias integrations.Outcome
 ---| "not_applied" # nothing was changed
@@ -34,7 +35,7 @@
 ---@field operation string `integrations.create`
 ---@field attempts integer how many times a request was sent, or tried to be
 ---@field status? integer the HTTP status
----@field code? string libcurl's name of what went wrong, where no whole answer came
+---@field code? string libcurl's name of what went wrong, where no whole answer came; or a transport's own
 ---@field retry_after? number seconds after which the server wants to be asked again
 ---@field request_id? string what the server calls this request
 local Failure = {}
@@ -113,6 +114,20 @@ function failure.closed(operation)
   }
 end
 
+local CANCELLED = "the parallel run that this belongs to was cancelled; do again what is still wanted"
+
+--- What a task is told once it is not wanted any more.
+---@param operation string
+---@param reason string
+---@return integrations.Failure
+function failure.cancelled(operation, reason)
+  return failure.new {
+    kind = "cancelled",
+    operation = operation,
+    message = ("%s (%s)"):format(CANCELLED, reason),
+  }
+end
+
 local TLS = "the server's identity could not be proved: check the host name, its certificate and ca_file"
 
 -- What libcurl's codes mean to a caller. Codes that stand for nothing of their own are `network`.
@@ -137,6 +152,9 @@ local codes = {
   CURLE_BAD_CONTENT_ENCODING = { "protocol", "the answer could not be read" },
   CURLE_FILESIZE_EXCEEDED = { "protocol", "the answer is too large" },
   CURLE_TOO_LARGE = { "protocol", "the answer is too large" },
+  CANCELLED = { "cancelled", CANCELLED },
+  CLOSED = { "closed", "this client was closed during the call; make a new one" },
+  CANNOT_WAIT = { "invalid", "nothing was sent" },
 }
 
 local other_code = { "network", "the connection failed" }

@@ -28,7 +28,9 @@ end
 ---@param retry_writes? boolean whether the caller lets an idempotent write go out again
 ---@return boolean
 function retry.is_allowed(failed, operation, retry_writes)
-  if failed.kind == "rate_limited" or failed.status == 429 then
+  if failed.kind == "cancelled" then
+    return false -- whatever status had come
+  elseif failed.kind == "rate_limited" or failed.status == 429 then
     return true -- refused before it was looked at
   elseif not may_pass(failed) then
     return false
@@ -54,8 +56,10 @@ function retry.delay(attempt, random, left, retry_after)
   return after + random * bound
 end
 
--- A header that came twice is joined by commas: the first one counts.
-local function read_number(text)
+--- A header's number. A header that came twice is joined by commas: the first one counts.
+---@param text? string
+---@return number?
+function retry.read_number(text)
   return text and tonumber(text:match "^(%-?%d+%.?%d*)$" or text:match "^(%-?%d+%.?%d*),")
 end
 
@@ -67,7 +71,7 @@ end
 
 local function read_retry_after(response, epoch)
   local text = response.headers["retry-after"]
-  local seconds = read_number(text)
+  local seconds = retry.read_number(text)
   if seconds then
     return seconds
   end
@@ -75,15 +79,24 @@ local function read_retry_after(response, epoch)
   return moment and moment - clock_of(response, epoch)
 end
 
--- Seconds from now in one of SendGrid's documents, an epoch in another, and an epoch in milliseconds
--- from Rocket.Chat. Every answer may have it; only with a 429 is it a reason to wait.
-local function read_reset(response, epoch)
-  local reset = response.status == 429 and read_number(response.headers["x-ratelimit-reset"])
+-- What a server asks for is never less than nothing and never more than an hour.
+local function clamp(seconds)
+  return seconds and math.max(0, math.min(seconds, MAX_RETRY_AFTER))
+end
+
+--- When the rate limit is renewed, by `X-RateLimit-Reset`: seconds from now in one of SendGrid's documents,
+--- an epoch in another, and an epoch in milliseconds from Rocket.Chat. Every answer may have it; only with
+--- a 429 is it a reason to wait.
+---@param response { headers: table<string, string> }
+---@param epoch number seconds since 1970
+---@return number? seconds from now
+function retry.reset(response, epoch)
+  local reset = retry.read_number(response.headers["x-ratelimit-reset"])
   if not reset then
     return nil
   end
   local seconds = reset > 1e11 and reset / 1000 or reset
-  return seconds > 1e9 and seconds - clock_of(response, epoch) or seconds
+  return clamp(seconds > 1e9 and seconds - clock_of(response, epoch) or seconds)
 end
 
 --- When the server wants to be asked again, by `Retry-After` (RFC 9110, 10.2.3) or, with a 429, by
@@ -92,8 +105,7 @@ end
 ---@param epoch number seconds since 1970
 ---@return number? seconds from now
 function retry.after(response, epoch)
-  local after = read_retry_after(response, epoch) or read_reset(response, epoch)
-  return after and math.max(0, math.min(after, MAX_RETRY_AFTER))
+  return clamp(read_retry_after(response, epoch)) or response.status == 429 and retry.reset(response, epoch) or nil
 end
 
 -- ---- how often ------------------------------------------------------------------------------

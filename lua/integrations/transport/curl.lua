@@ -1,7 +1,9 @@
---- The transport of plain Lua: libcurl, driven until the call is through.
-local core = require "integrations.core"
+--- The transport of plain Lua: libcurl, driven until the call is through. A task of a parallel run lets
+--- the others go on meanwhile.
+local Engine = require "integrations.transport.engine"
+local task = require "integrations.task"
 
-local Curl = {}
+local Curl = setmetatable({}, { __index = Engine })
 Curl.__index = Curl
 
 local curl = {}
@@ -9,12 +11,44 @@ local curl = {}
 -- Long enough to cost nothing, short enough for a debug hook (Ctrl-C) to get its turn.
 local TURN_MS = 1000
 
-local function drive(engine, id, timed)
+--- Moves the bytes of all calls of this Lua state until one has ended, for so long at the most.
+---@param timeout_ms integer
+function Curl:run(timeout_ms)
+  if not self.closed then
+    self.engine:run(timeout_ms)
+  end
+end
+
+local function drive(self, id, timed)
   local response, problem
   repeat
-    engine:run(TURN_MS)
-    response, problem = engine:take(id, timed)
+    self.engine:run(TURN_MS)
+    response, problem = self:take(id, timed)
   until response ~= false
+  return response, problem
+end
+
+local function drive_or_cancel(self, id, timed)
+  local ok, response, problem = pcall(drive, self, id, timed)
+  if not ok then
+    self.engine:cancel(id)
+    error(response, 0)
+  end
+  return response, problem
+end
+
+-- While this task waits, the scheduler drives.
+local function await(self, current, id, timed)
+  local response, problem
+  self.waiting[id] = current
+  repeat
+    current:wait(self)
+    response, problem = self:take(id, timed)
+  until response ~= false or current.cancelled
+  self.waiting[id] = nil
+  if response == false then
+    return self:give_up(id, "CANCELLED", current.cancelled)
+  end
   return response, problem
 end
 
@@ -23,31 +57,15 @@ end
 ---@return integrations.Response? response
 ---@return integrations.Problem? problem
 function Curl:send(request)
-  local engine = self.engine
-  local id, message =
-    engine:submit(request.method, request.url, request.headers, request.body, request.timeout_ms)
+  local id, problem = self:submit(request)
   if not id then
-    return nil, { code = "CURLE_FAILED_INIT", message = message, sent = false }
+    return nil, problem
   end
-  local ok, response, problem = pcall(drive, engine, id, request.timed)
-  if not ok then
-    engine:cancel(id)
-    error(response, 0)
+  local current = task.current()
+  if current then
+    return await(self, current, id, request.timed)
   end
-  return response, problem
-end
-
---- A text that somebody else wrote, without the client's secrets: an answer may repeat the request's
---- headers, and a failure goes into logs.
----@param text string
----@return string
-function Curl:redact(text)
-  return self.engine:redact(text)
-end
-
---- Ends calls that run, closes the connections and wipes the credentials.
-function Curl:close()
-  self.engine:close()
+  return drive_or_cancel(self, id, request.timed)
 end
 
 --- Makes a transport with connections of its own.
@@ -55,18 +73,7 @@ end
 ---@return table? transport
 ---@return string? message
 function curl.open(options)
-  local engine, message = core.engine {
-    origin = options.origin,
-    credentials = options.credentials,
-    user_agent = options.user_agent,
-    connect_timeout_ms = math.ceil(options.connect_timeout * 1000),
-    ca_file = options.ca_file,
-    proxy = options.proxy,
-  }
-  if not engine then
-    return nil, message
-  end
-  return setmetatable({ engine = engine }, Curl)
+  return Engine.open(Curl, options, false)
 end
 
 return curl

@@ -1,4 +1,5 @@
 --- How bytes move: chooses the transport of a client.
+local task = require "integrations.task"
 
 ---@class integrations.Request
 ---@field method string
@@ -36,6 +37,7 @@ local transport = {}
 
 local built_in = {
   curl = "integrations.transport.curl",
+  nginx = "integrations.transport.nginx",
 }
 
 ---@class integrations.transport.Options
@@ -45,6 +47,8 @@ local built_in = {
 ---@field connect_timeout number seconds
 ---@field ca_file? string
 ---@field proxy? string
+---@field max_connections? integer (256)
+---@field allow_blocking? boolean whether a call may block nginx's worker where it cannot wait
 
 -- What comes from a transport of the caller's own is copied, so that later on it is what it should be.
 local function read_durations(durations)
@@ -146,8 +150,8 @@ local function wrap(own, options)
   return wrapped
 end
 
--- For where nothing else could use the time. In turns, so that a debug hook (Ctrl-C) has its own.
-local function sleep(_, seconds)
+-- Blocks, in turns, so that a debug hook (Ctrl-C) has its own.
+local function block(seconds)
   local core = require "integrations.core"
   local deadline = core.now() + seconds
   local left = seconds
@@ -157,23 +161,30 @@ local function sleep(_, seconds)
   end
 end
 
+-- Lets others go on meanwhile, where there are any.
+local function sleep(self, seconds)
+  local current = task.current()
+  if current then
+    current:wait(nil, seconds)
+  elseif not (self.pause and self:pause(seconds)) then
+    block(seconds)
+  end
+end
+
 local function open(choice, options)
   if type(choice) == "table" and type(choice.send) == "function" then
     return wrap(choice, options)
   end
-  if choice == nil and rawget(_G, "ngx") then
-    -- Never block a worker silently.
-    return nil, 'must be chosen inside nginx: "curl" works, and blocks the worker during a call'
-  end
-  local module = built_in[choice or "curl"]
+  local in_nginx = rawget(_G, "ngx") ~= nil
+  local module = built_in[choice or in_nginx and "nginx" or "curl"]
   if not module then
-    return nil, 'must be "curl", or a table with a function send'
+    return nil, 'must be "curl", "nginx", or a table with a function send'
   end
   return require(module).open(options)
 end
 
 --- Makes the transport of a client.
----@param choice? "curl"|integrations.Transport nil: what fits here
+---@param choice? "curl"|"nginx"|integrations.Transport nil: what fits here
 ---@param options integrations.transport.Options
 ---@return table? transport with `send`, `close`, `sleep` and `redact`
 ---@return string? message why there is none

@@ -1,0 +1,249 @@
+--- What is known of the service's rate limit: so many requests in a window of time, after which a new one
+--- begins. All calls of a client share it, so that they wait for the next window instead of being refused.
+--- Pure: the clocks are handed in, and whoever asks does the waiting.
+---
+--- An answer tells what was left of the window when the service counted its request. Requests that are
+--- under way may not be counted yet: what may still go is what the answers left, less those. So more than
+--- that never go, in whatever order the answers come.
+---
+--- In a window of which no answer has told yet, as many may go as the limit says, or one where it does not.
+local retry = require "integrations.retry"
+
+local rate_limit = {}
+
+--- Seconds after which to ask again, where answers that are due will tell.
+rate_limit.STEP = 0.02
+
+-- Seconds without news after which those who wait for them go on: of the requests under way some may have
+-- been lost.
+local PATIENCE = 1
+
+---@class integrations.RateLimit
+---@field store table
+local RateLimit = {}
+RateLimit.__index = RateLimit
+
+-- ---- where it is kept -----------------------------------------------------------------------
+
+-- left    requests that may go in this window by the answers so far; absent: nothing is known
+-- flying  requests under way
+-- limit   requests of a window, where an answer told
+-- reset   when the window ends; absent: no answer told yet
+-- early   whether the service said that it ends later than that
+-- heard   when an answer told last
+local Memory = {}
+Memory.__index = Memory
+
+--- A field, or nil.
+function Memory:get(name)
+  return self[name]
+end
+
+--- Sets a field; nil removes it.
+function Memory:set(name, value)
+  self[name] = value
+end
+
+--- Adds to a field, and returns the sum.
+function Memory:add(name, number)
+  local sum = (self[name] or 0) + number
+  self[name] = sum
+  return sum
+end
+
+--- Whether it is up to the caller to begin the window after this moment.
+function Memory.claim()
+  return true
+end
+
+local Shared = {}
+Shared.__index = Shared
+
+local EXPIRY = 3700 -- seconds; a reset is an hour away at most
+-- Seconds: what aborted requests have not taken back is forgotten.
+local FLYING_EXPIRY, CLAIM_EXPIRY = 60, 10
+
+--- As Memory's.
+function Shared:get(name)
+  return self.dictionary:get(self.prefix .. name)
+end
+
+--- As Memory's.
+function Shared:set(name, value)
+  self.dictionary:set(self.prefix .. name, value, EXPIRY)
+end
+
+--- As Memory's. Where the dictionary is full, nothing is known.
+function Shared:add(name, number)
+  return self.dictionary:incr(self.prefix .. name, number, 0, FLYING_EXPIRY) or 0
+end
+
+--- As Memory's: one worker only.
+function Shared:claim(moment)
+  return self.dictionary:add(("%srenewed %.3f"):format(self.prefix, moment), true, CLAIM_EXPIRY)
+end
+
+-- ---- before a request -----------------------------------------------------------------------
+
+local function renew(store, moment, reset)
+  if store:claim(reset) then
+    store:set("left", not store:get "early" and store:get "limit" or 1)
+    store:set("heard", moment)
+    store:set("reset", nil)
+  end
+end
+
+-- Seconds until one more request may go, which `flying` counts already, or nil.
+local function time_to_wait(store, moment)
+  local reset = store:get "reset"
+  if reset and moment >= reset then
+    renew(store, moment, reset)
+    reset = nil
+  end
+  local left = store:get "left"
+  if not left or store:get "flying" <= left then
+    return nil
+  elseif left <= 0 and reset then
+    return reset - moment
+  elseif moment - (store:get "heard" or 0) < PATIENCE then
+    return math.min(rate_limit.STEP, reset and reset - moment or rate_limit.STEP)
+  end
+  store:set("flying", 1)
+  store:set("heard", moment)
+end
+
+--- Takes one of the requests that may go, for which `done` must be called afterwards; or says how long to
+--- wait before asking again.
+---@param now fun(): number seconds
+---@return number? seconds nil: it may go
+function RateLimit:take(now)
+  local store = self.store
+  store:add("flying", 1)
+  if not store:get "left" then
+    return nil
+  end
+  local seconds = time_to_wait(store, now())
+  if seconds then
+    store:add("flying", -1)
+  end
+  return seconds
+end
+
+-- ---- after it -------------------------------------------------------------------------------
+
+-- Seconds after which one request tries, whatever the service asked for: a reset that makes no sense must not
+-- end the client. Whoever was told to wait for longer hears of all of it.
+local LONGEST = 60
+
+-- Seconds by which the end of the same window differs from answer to answer: some tell whole seconds only.
+local SLACK = 2
+
+-- A header's number where it makes sense.
+local function read_count(text, least)
+  local number = retry.read_number(text)
+  return number and number >= least and number < 1e9 and number or nil
+end
+
+local function set_reset(store, moment, seconds)
+  store:set("early", seconds > LONGEST or nil)
+  store:set("reset", moment + math.min(seconds, LONGEST))
+end
+
+local function learn(store, told, moment)
+  local reset, left = store:get "reset", store:get "left"
+  local ending = moment + math.min(told.seconds, LONGEST)
+  if not left or not reset or ending > reset + SLACK then
+    store:set("left", told.remaining)
+    set_reset(store, moment, told.seconds)
+  elseif ending > reset - SLACK then -- else it tells of an earlier window
+    store:set("left", math.min(left, told.remaining))
+    store:set("reset", math.min(reset, ending))
+  end
+  store:set("limit", told.limit or store:get "limit")
+  store:set("heard", moment)
+end
+
+-- A refusal, after which nothing may go until the service wants to be asked again.
+local function pause(store, seconds, moment)
+  store:set("left", 0)
+  set_reset(store, moment, seconds)
+  store:set("heard", moment)
+end
+
+local function read(response, epoch)
+  local headers = response.headers
+  local remaining = read_count(headers["x-ratelimit-remaining"], 0)
+  local seconds = remaining and retry.reset(response, epoch())
+  if seconds and seconds > 0 then
+    return { remaining = remaining, seconds = seconds, limit = read_count(headers["x-ratelimit-limit"], 1) }
+  end
+end
+
+local function hear(store, response, now, epoch)
+  local told = read(response, epoch)
+  local seconds = response.status == 429 and retry.after(response, epoch()) or 0
+  if told then
+    learn(store, told, now())
+  end
+  if seconds > 0 then
+    pause(store, seconds, now())
+  elseif not told and response.status < 429 and not store:get "reset" then
+    store:set("left", store:get "limit") -- a service that does not tell: only refusals stop it
+  end
+end
+
+--- A request that `take` let go has ended.
+---@param response? { status: integer, headers?: table<string, string> } absent: there was no whole answer
+---@param now fun(): number seconds, the clock of `take`
+---@param epoch fun(): number seconds since 1970
+function RateLimit:done(response, now, epoch)
+  local store = self.store
+  if store:add("flying", -1) < 0 then
+    store:set("flying", 0)
+  end
+  if response and response.headers then
+    hear(store, response, now, epoch)
+  end
+end
+
+-- ---- making one -----------------------------------------------------------------------------
+
+--- What a client knows at first: nothing.
+---@return integrations.RateLimit
+function rate_limit.new()
+  return setmetatable({ store = setmetatable({}, Memory) }, RateLimit)
+end
+
+local function dictionary_of(name)
+  local ngx = rawget(_G, "ngx")
+  return ngx and ngx.shared and ngx.shared[name]
+end
+
+--- What is wrong with the name of a dictionary, or nil.
+---@param name string
+---@return string?
+function rate_limit.dict_fault(name)
+  if not rawget(_G, "ngx") then
+    return "is for nginx only, whose workers share it"
+  elseif not dictionary_of(name) then
+    return ("is no dictionary of nginx: its configuration needs \"lua_shared_dict %s 1m;\""):format(name)
+  end
+end
+
+--- What all workers of nginx know, in one of its dictionaries.
+---@param name string of the dictionary
+---@param address string of the service
+---@param credentials table<string, string> whose limit it is; kept as a short hash
+---@return integrations.RateLimit
+function rate_limit.shared(name, address, credentials)
+  local parts = { address }
+  for header, value in pairs(credentials) do
+    parts[#parts + 1] = header .. ": " .. value
+  end
+  table.sort(parts)
+  local hash = rawget(_G, "ngx").md5(table.concat(parts, "\n")):sub(1, 8)
+  local store = { dictionary = dictionary_of(name), prefix = ("%s %s "):format(address, hash) }
+  return setmetatable({ store = setmetatable(store, Shared) }, RateLimit)
+end
+
+return rate_limit
