@@ -175,9 +175,10 @@ lint:
 	$(foreach compiler,$(COMPILERS),$(foreach lua,$(LUAS),$(call check_c,$(compiler),$(lua))))
 	@if command -v clang-format >/dev/null; then clang-format --dry-run -Werror $(SOURCES) $(HEADERS); fi
 
-# Needs the flags that users build with: a debug build would measure itself.
+# Needs the flags that users build with: a debug build would measure itself. All, or one of the sections:
+# make bench SECTION=nginx
 bench: all
-	@$(LUA) spec/bench/run.lua
+	@MAKE='$(MAKE)' $(LUA) spec/bench/run.lua $(SECTION)
 
 # Very many calls of every kind, good and bad, and whether the process grows with them.
 SOAK_CALLS ?= 1000000

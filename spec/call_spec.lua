@@ -79,6 +79,15 @@ describe("integrations.call", function()
     end)
   end
 
+  it("repeats nothing that was cancelled, whatever status had come", function()
+    for _, row in ipairs { { nil, "unknown" }, { 200, "applied" }, { 429, "not_applied" }, { 503, "unknown" } } do
+      local cancelled = { problem = { code = "CANCELLED", message = "m", sent = true, status = row[1] } }
+      local _, failed, requests, sleeps = perform(idempotent, { cancelled }, { retry_writes = true })
+      assert.same({ "cancelled", row[2], 1, 0 }, { failed.kind, failed.outcome, #requests, #sleeps })
+      assert.equal("not_applied", select(2, perform(safe, { cancelled })).outcome)
+    end
+  end)
+
   it("gives the result of an attempt that works after one that did not", function()
     local result, failed, requests = perform(write, { refused, ok })
     assert.equal("fine", result)
@@ -365,6 +374,15 @@ describe("integrations.call", function()
       assert.equal(200, events[2]["http.response.status_code"])
       assert.is_nil(events[2].kind)
       assert.is_nil(events[2]["error.type"])
+    end)
+
+    it("are told where nothing can be a coroutine, too", function()
+      local wrap, told = coroutine.wrap, 0
+      coroutine.wrap = function() error "API disabled in the context of log_by_lua*" end -- luacheck: ignore 122
+      local done, result = pcall(perform, safe, { ok }, { on_event = function() told = told + 1 end })
+      coroutine.wrap = wrap -- luacheck: ignore 122
+      assert.is_true(done, result)
+      assert.equal(2, told)
     end)
 
     it("cannot break a call", function()

@@ -56,6 +56,12 @@ describe("integrations.client", function()
       { { ca_file = "a\0b" }, "ca_file: must not have a NUL byte" },
       { { proxy = "" }, "proxy: must have at least 1 character, not 0" },
       { { transport = "pigeon" }, 'transport: must be "curl", "nginx", or a table with a function send' },
+      { { max_connections = 0 }, "max_connections: must be at least 1, not 0" },
+      { { max_connections = 10001 }, "max_connections: must be at most 10000, not 10001" },
+      { { max_connections = 1.5 }, "max_connections: must be a whole number below 2^53" },
+      { { allow_blocking = "yes" }, "allow_blocking: must be a boolean, not a string" },
+      { { rate_limit_dict = 5 }, "rate_limit_dict: must be a string, not a number" },
+      { { rate_limit_dict = "limits" }, "rate_limit_dict: is for nginx only, whose workers share it" },
       { { time_out = 5 }, 'time_out: is not a known field; did you mean "timeout"?' },
     }
     for _, case in ipairs(cases) do
@@ -142,6 +148,19 @@ describe("integrations.client", function()
     assert.same({ 30, 3 }, { client.session.timeout, client.session.max_attempts })
     assert.equal(5000, config.connect_timeout_ms)
     client:close()
+  end)
+
+  it("hands on what is the transport's", function()
+    local transport = require "integrations.transport"
+    local open, given = transport.open, nil
+    transport.open = function(_, options)
+      given = options
+      return fake_transport.new {}
+    end
+    local client = new { max_connections = 7, allow_blocking = true, transport = "curl" }
+    transport.open = open
+    assert.is_table(client)
+    assert.same({ 7, true }, { given.max_connections, given.allow_blocking })
   end)
 
   it("ignores the slash at the end of base_url", function()

@@ -27,6 +27,11 @@ describe("integrations.failure", function()
     assert.equal("x: protocol (201, CURLE_PARTIAL_FILE, applied): the answer was cut short (m)", tostring(failed))
   end)
 
+  it("says why a task was cancelled, and what to do", function()
+    assert.equal("integrations.list: cancelled (not_applied): the parallel run that this belongs to was cancelled; "
+      .. "do again what is still wanted (timeout)", tostring(failure.cancelled("integrations.list", "timeout")))
+  end)
+
   it("has defaults for what is always there", function()
     local failed = failure.new { kind = "closed", operation = "x", message = "y" }
     assert.same({ "not_applied", {}, 0 }, { failed.outcome, failed.errors, failed.attempts })
@@ -62,6 +67,9 @@ describe("integrations.failure", function()
     CURLE_FILESIZE_EXCEEDED = "protocol",
     CURLE_TOO_LARGE = "protocol",
     CURLE_PARTIAL_FILE = "protocol",
+    CANCELLED = "cancelled",
+    CLOSED = "closed",
+    CANNOT_WAIT = "invalid",
   }
   for code, kind in pairs(kinds) do
     it(code .. " is " .. kind, function()

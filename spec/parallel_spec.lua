@@ -1,8 +1,12 @@
+package.path = "./spec/?.lua;" .. package.path
+
 local core = require "integrations.core"
+local pages = require "support.nginx_pages"
 local parallel = require "integrations.parallel"
 local process = require "spec.support.process"
 local sendgrid = require "integrations.sendgrid"
 local task = require "integrations.task"
+local upstream_server = require "support.nginx_upstream"
 
 local is_lua51 = _VERSION == "Lua 5.1" and not rawget(_G, "jit")
 
@@ -554,5 +558,255 @@ describe("integrations.parallel", function()
       end
     end, { limit = 10 })
     assert.is_true(most <= 12)
+  end)
+end)
+
+if pages.is_watched then
+  return pages.report "nobody watches its processes; what they do is left to make test"
+end
+
+-- In all pages: the modules, an array of numbers, and what takes time.
+local PRELUDE = [[
+  local parallel, task = require "integrations.parallel", require "integrations.task"
+  local function numbers(count)
+    local list = {}
+    for i = 1, count do list[i] = i end
+    return list
+  end
+  local function kinds(results)
+    local list = {}
+    for i, result in ipairs(results) do
+      list[i] = result.ok and "ok" or result.raised and "raised" or result.failure.kind .. " " .. result.failure.outcome
+    end
+    return table.concat(list, ", ")
+  end
+]]
+
+-- What is done inside, and what must come of it.
+local inside_cases = {
+  { "gives results in the order of the items, in the time that the limit allows", [[
+    local client = inside.client { base_url = argument.base_url .. "/after/100" }
+    local most, flying = 0, 0
+    local begun = ngx.now()
+    local results = parallel.map(numbers(12), function(i)
+      flying = flying + 1
+      most = math.max(most, flying)
+      assert(client.integrations:list())
+      flying = flying - 1
+      return i * 10
+    end, { limit = 4 })
+    ngx.update_time()
+    local took = ngx.now() - begun
+    took = took > 0.28 and took < 0.8 and "fast" or took
+    return table.concat({ results[1].value, results[12].value, most, took }, " ")
+  ]], "10 120 4 fast" },
+  { "keeps an error with its item", [[
+    local results = parallel.map(numbers(4), function(i)
+      ngx.sleep(0.01)
+      if i == 2 then error({ "raised" }) elseif i == 3 then return nil, { kind = "no", outcome = "x" } end
+      return pcall(function() task.current():sleep(0.01) end)
+    end)
+    return kinds(results) .. " " .. results[2].failure[1]
+  ]], "ok, raised, no x, ok raised" },
+  { "tells of progress, which cancels before another item begins", [[
+    local told = {}
+    local results = parallel.map(numbers(5), function() ngx.sleep(0.01) return true end, { limit = 1,
+      on_progress = function(done, total)
+        told[#told + 1] = done .. "/" .. total
+        return done < 2
+      end })
+    return table.concat(told, " ") .. " " .. results.cancelled .. ": " .. kinds(results)
+  ]], "1/5 2/5 on_progress: ok, ok, cancelled not_applied, cancelled not_applied, cancelled not_applied" },
+  { "raises what on_progress raises, once what has begun has ended", [[
+    local ended = 0
+    local ok, raised = pcall(parallel.map, numbers(9), function() ngx.sleep(0.01) ended = ended + 1 end, { limit = 3,
+      on_progress = function() error({ "raised" }) end })
+    return ("%s %s %d"):format(tostring(ok), raised[1], ended)
+  ]], "false raised 3" },
+  { "ends calls that wait for an answer by what was sent, and fails the others", [[
+    local client = inside.client { base_url = argument.base_url .. "/after/5000" }
+    local begun = ngx.now()
+    local results = parallel.map(numbers(4), function(i)
+      if i == 1 then return client.integrations:delete "x" end
+      return client.integrations:list()
+    end, { limit = 2, timeout = 0.3 })
+    ngx.update_time()
+    assert(ngx.now() - begun < 2)
+    return kinds(results)
+  ]], "cancelled unknown, cancelled not_applied, cancelled not_applied, cancelled not_applied" },
+  { "ends a wait for the next attempt", [[
+    local client = inside.client { transport = { send = function()
+      ngx.sleep(0.01)
+      return { status = 429, headers = { ["retry-after"] = "20" } }
+    end } }
+    return kinds(parallel.map(numbers(3), function() return client.integrations:list() end, { timeout = 0.1 }))
+  ]], "cancelled not_applied, cancelled not_applied, cancelled not_applied" },
+  { "nests", [[
+    local begun = ngx.now()
+    local results = parallel.map(numbers(3), function(i)
+      local inner = parallel.map(numbers(4), function(j) ngx.sleep(0.1) return i * j end)
+      return inner[4].value
+    end)
+    ngx.update_time()
+    return results[3].value .. (ngx.now() - begun < 0.3 and " fast" or " slow")
+  ]], "12 fast" },
+  { "takes those along that its tasks have made", [[
+    local inner
+    local results = parallel.map({ 1 }, function()
+      inner = parallel.map(numbers(4), function()
+        task.current():sleep(10)
+        return not task.current().cancelled, { kind = "stopped", outcome = task.current().cancelled }
+      end, { limit = 2 })
+      return inner.ok, inner[1].failure
+    end, { timeout = 0.1 })
+    return kinds(results) .. "; " .. inner.cancelled .. ": " .. kinds(inner)
+  ]], "stopped timeout; timeout: stopped timeout, stopped timeout, cancelled not_applied, cancelled not_applied" },
+  { "knows a task by its coroutine alone, and where it can wait", [[
+    local results = parallel.map({ 1 }, function()
+      local of_coroutine, of_sort, known
+      coroutine.wrap(function() of_coroutine = task.running() end)()
+      table.sort({ 1, 2 }, function(a, b)
+        of_sort, known = task.current(), task.running()
+        return a < b
+      end)
+      return of_coroutine == nil and of_sort == nil and known == task.current() and known ~= nil
+    end)
+    return tostring(results.ok) .. tostring(task.running())
+  ]], "truenil" },
+  { "has a source run that nginx does not drive", [[
+    local client = inside.client { base_url = argument.base_url .. "/after/100", transport = "curl" }
+    local begun = ngx.now()
+    local results = parallel.map(numbers(6), function() return client.integrations:list() end)
+    ngx.update_time()
+    return kinds(results) .. (ngx.now() - begun < 0.4 and " fast" or " slow")
+  ]], "ok, ok, ok, ok, ok, ok fast" },
+  { "shares a rate limit by a dictionary", [[
+    local began, taken, refused = ngx.now(), 0, 0
+    local function send()
+      ngx.sleep(0.01)
+      ngx.update_time()
+      if ngx.now() >= began + 0.3 then began, taken = ngx.now(), 0 end
+      taken = taken + 1
+      refused = refused + (taken > 20 and 1 or 0)
+      return { status = taken > 20 and 429 or 200, body = '{"result":[]}', headers = {
+        ["x-ratelimit-limit"] = "20", ["x-ratelimit-remaining"] = tostring(math.max(0, 20 - taken)),
+        ["x-ratelimit-reset"] = ("%.3f"):format(began + 0.3 - ngx.now()) } }
+    end
+    local clients = {}
+    for i = 1, 4 do
+      clients[i] = inside.client { rate_limit_dict = "limits", transport = { send = send, sleep = function(_, seconds)
+        ngx.sleep(seconds)
+      end } }
+    end
+    local results = parallel.map(numbers(100), function(i) return clients[i % 4 + 1].integrations:list() end,
+      { limit = 40 })
+    return tostring(results.ok) .. (refused <= 24 and " few" or " " .. refused)
+  ]], "true few" },
+}
+
+-- Where a page's code can be besides content_by_lua, and whether something else goes on meanwhile.
+local phases = { "rewrite_by_lua_block", "access_by_lua_block", "log_by_lua_block", "header_filter_by_lua_block" }
+
+describe("integrations.parallel in nginx", function()
+  local running, upstream
+
+  setup(function()
+    upstream = upstream_server.start()
+    local locations = {}
+    for i, case in ipairs(inside_cases) do
+      locations[i] = pages.page("/case" .. i, PRELUDE .. case[2])
+    end
+    local in_phase = [[
+      location = /%s {
+        %s {
+          local inside, parallel = require "support.nginx_inside", require "integrations.parallel"
+          inside.note("%s", function()
+            return parallel.map({ 1, 2, 3 }, function(i)
+              require("integrations.task").current():sleep(0.05)
+              return i
+            end, { on_progress = function() end })[3].value
+          end)
+        }
+        %s
+      }
+    ]]
+    local content = 'content_by_lua_block { ngx.say "" }'
+    for _, phase in ipairs(phases) do
+      table.insert(locations, in_phase:format(phase, phase, phase, content))
+    end
+    table.insert(locations, ("location = /noted { content_by_lua_block { %s } }"):format(
+      [[require("support.nginx_inside").noted()]]))
+    table.insert(locations, pages.page("/timer", PRELUDE .. [[
+      ngx.timer.at(0, function()
+        inside.note("timer", function()
+          return parallel.map({ 1 }, function() ngx.sleep(0.01) return 3 end)[1].value
+        end)
+      end)
+      return true
+    ]]))
+    table.insert(locations, pages.page("/long", PRELUDE .. [[
+      return parallel.map(numbers(50), function() task.current():sleep(10) end)
+    ]], "lua_check_client_abort on;"))
+    table.insert(locations, pages.page("/after", PRELUDE .. [[
+      return task.running() == nil and parallel.map(numbers(50), function()
+        return task.current() and not task.current().cancelled
+      end).ok
+    ]]))
+    running = pages.start(upstream.url, {
+      workers = 1, locations = locations, http = [[
+        lua_shared_dict limits 1m;
+        init_worker_by_lua_block {
+          local inside, parallel = require "support.nginx_inside", require "integrations.parallel"
+          inside.note("init_worker", function()
+            return parallel.map({ 1, 2, 3 }, function(i)
+              require("integrations.task").current():sleep(0.01)
+              return i
+            end)[3].value
+          end)
+        }
+      ]],
+    })
+  end)
+
+  teardown(function()
+    pages.stop(running)
+    upstream:stop()
+  end)
+
+  for i, case in ipairs(inside_cases) do
+    it(case[1], function()
+      assert.equal(case[3], pages.result(running, ("/case%d?base_url=%s"):format(i, upstream.url)))
+    end)
+  end
+
+  local function noted(name)
+    local status, body = running:get("/noted?name=" .. name)
+    return status == 200 and body ~= "" and body
+  end
+
+  for _, phase in ipairs(phases) do
+    it("works in " .. phase, function()
+      running:get("/" .. phase)
+      local body = require("support.nginx").eventually(function() return noted(phase) end)
+      assert.truthy(body:find('"result":3', 1, true), body)
+    end)
+  end
+
+  it("works in a timer and when a worker begins", function()
+    running:get "/timer"
+    for _, name in ipairs { "timer", "init_worker" } do
+      local body = require("support.nginx").eventually(function() return noted(name) end)
+      assert.truthy(body:find('"result":3', 1, true), body)
+    end
+  end)
+
+  it("ends with a request that is aborted, and leaves nothing to the next", function()
+    for _ = 1, 5 do
+      local request = require("support.nginx").ask(running.port, "/long")
+      running:get "/ping"
+      request:abort()
+      running:get "/ping"
+      assert.is_true(pages.result(running, "/after"))
+    end
   end)
 end)

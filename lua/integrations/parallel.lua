@@ -186,8 +186,12 @@ function Run:fail(raised)
   self:cancel "error"
 end
 
---- Tells of what is done since the last time.
+--- Tells of what is done since the last time, unless somebody is at it.
 function Run:report()
+  if self.reporting then
+    return
+  end
+  self.reporting = true
   while self.on_progress and self.reported < self.done and not self.cancelled do
     self.reported = self.reported + 1
     local ok, result = pcall(self.on_progress, self.reported, #self.items)
@@ -197,6 +201,7 @@ function Run:report()
       self:cancel "on_progress"
     end
   end
+  self.reporting = false
 end
 
 -- How a task waits for those of its run. Cancelled, it takes them along, and waits for their end.
@@ -337,10 +342,7 @@ local function work(run, driver, owner)
   run:enter(one)
   for index in run.take, run do
     run:settle(index, pcall(run.fn, run.items[index], index))
-    owner:wake()
-    if run.on_progress then
-      rawget(_G, "ngx").sleep(0) -- the owner's turn: it may cancel before the next begins
-    end
+    run:report() -- here, for it may cancel before the next begins
   end
   run:leave(one)
   task.forget(thread)

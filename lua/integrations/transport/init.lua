@@ -165,7 +165,7 @@ end
 local function sleep(self, seconds)
   local current = task.current()
   if current then
-    current:wait(nil, seconds)
+    current:sleep(seconds)
   elseif not (self.pause and self:pause(seconds)) then
     block(seconds)
   end
