@@ -1,15 +1,18 @@
 --- Measures what the README promises, and prints it beside its targets. Never fails: numbers are
 --- for people to judge, machines differ.
 ---
----   make bench [LUA=luajit]
+---   make bench [LUA=luajit] [SECTION=nginx]
 ---
 --- Everything is on loopback. Times are processor time (user and system) of the measured process,
 --- except where it says wall. What is compared is measured in turns, a round each, and the median of
 --- the rounds counts: so a busy moment hits both sides, and few rounds.
-local emulator = require "integrations.emulator.server"
+package.path = "./spec/?.lua;" .. package.path
 
-local lua = arg[-1]
-local work = "build/bench"
+local nginx = require "bench.nginx"
+local parallel = require "bench.parallel"
+local support = require "bench.support"
+
+local baseline, measure, medians, row = support.baseline, support.measure, support.medians, support.row
 
 local ROUNDS = 9
 local CHECKS, LISTS, DECODES = 500000, 8000, 8000
@@ -20,133 +23,6 @@ local MEMORY_CALLS = 100000
 -- The least that malloc takes is 32 bytes: one block lost with each call grows by that, pages that
 -- the heap happens to touch grow by less than half of it.
 local LEAST_LEAK = 32
-
--- ---- commands -------------------------------------------------------------------------------
-
-local function run(command)
-  local pipe = assert(io.popen("{ " .. command .. "\n} 2>&1"))
-  local output = pipe:read("*a")
-  pipe:close()
-  return output
-end
-
--- The numbers that a command prints, in one line.
-local function numbers_of(command)
-  local output = run(command)
-  local numbers = {}
-  for word in output:gmatch "%S+" do
-    numbers[#numbers + 1] = tonumber(word) or error(("%s: %s"):format(command, output), 0)
-  end
-  if not numbers[1] then
-    error(command .. ": printed nothing", 0)
-  end
-  return (table.unpack or unpack)(numbers)
-end
-
-local function write_file(path, text)
-  local file = assert(io.open(path, "wb"))
-  file:write(text)
-  file:close()
-end
-
-local function read_file(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read("*a")
-  file:close()
-  return text
-end
-
--- ---- processors -----------------------------------------------------------------------------
-
--- The processors this process may use.
-local function allowed_cpus()
-  local cpus = {}
-  for range in run("taskset -cp $$"):match("([%d,-]+)%s*$"):gmatch "[^,]+" do
-    local first, last = range:match "^(%d+)%-?(%d*)$"
-    for cpu = tonumber(first), tonumber(last) or tonumber(first) do
-      cpus[#cpus + 1] = cpu
-    end
-  end
-  return cpus
-end
-
--- Where client and server share a processor, a bare call costs less than half of what it costs where
--- they do not, since nobody has to be woken; the ratios follow (2.3 instead of 1.6 for the list). A
--- server elsewhere is what there is outside of a benchmark, so it is not left to the scheduler.
-local pinned = { client = "", server = nil, note = "not pinned (one CPU, or no taskset): no verdict on the list" }
-
-local function choose_cpus()
-  local ok, cpus = pcall(allowed_cpus)
-  if ok and #cpus > 1 then
-    pinned.client = ("taskset -c %d "):format(cpus[#cpus])
-    pinned.server = cpus[1]
-    pinned.note = ("server on CPU %d, the measured process on CPU %d"):format(cpus[1], cpus[#cpus])
-  end
-end
-
--- The command of one measurement; see measure.lua.
-local function measure(...)
-  return pinned.client .. table.concat({ lua, "spec/bench/measure.lua", ... }, " ")
-end
-
-local function baseline(...)
-  return pinned.client .. table.concat({ work .. "/baseline", ... }, " ")
-end
-
--- ---- medians --------------------------------------------------------------------------------
-
-local function median(values)
-  table.sort(values)
-  local middle = #values / 2
-  return (values[math.floor(middle) + 1] + values[math.ceil(middle)]) / 2
-end
-
--- Runs the measurements in turns and returns the median of each, in their order.
-local function medians(rounds, ...)
-  local measured = {}
-  for _ = 1, rounds do
-    for i, measurement in ipairs { ... } do
-      measured[i] = measured[i] or {}
-      local number = type(measurement) == "function" and measurement() or numbers_of(measurement)
-      table.insert(measured[i], number)
-    end
-  end
-  for i, values in ipairs(measured) do
-    measured[i] = median(values)
-  end
-  return (table.unpack or unpack)(measured)
-end
-
--- ---- the table ------------------------------------------------------------------------------
-
--- Padding with %12s would count bytes: "µ", "×" and "≤" have more of them than columns.
-local function right_aligned(text)
-  local columns = #text:gsub("[\128-\191]", "")
-  return (" "):rep(14 - columns) .. text
-end
-
-local rows
-
--- A target is the most that meets it.
-local function row(title, number, format, target)
-  local verdict = ""
-  if target then
-    verdict = ("%s   %s"):format(right_aligned("≤ " .. format:format(target)), number <= target and "met" or "MISSED")
-  end
-  rows[#rows + 1] = ("  %-56s%s%s"):format(title, right_aligned(format:format(number)), verdict)
-end
-
--- Prints when all is measured and every server stopped: with `| head` printing may end the program.
-local function section(title, measured, ...)
-  rows = { "", title }
-  local ok, message = pcall(measured, ...)
-  if not ok and tostring(message):find("interrupted!", 1, true) then
-    error(message, 0)
-  elseif not ok then
-    rows[#rows + 1] = "  could not be measured: " .. tostring(message)
-  end
-  print(table.concat(rows, "\n"))
-end
 
 -- ---- servers --------------------------------------------------------------------------------
 
@@ -170,18 +46,7 @@ local LOCATION = [[
       keepalive_timeout ${keep_alive};
       etag off;
       max_ranges 0;
-      add_header access-control-allow-methods "GET, POST, PATCH, DELETE, OPTIONS";
-      add_header access-control-max-age 21600;
-      add_header access-control-allow-origin "*";
-      add_header access-control-allow-headers "AUTHORIZATION, Content-Type, On-behalf-of, x-sg-elas-acl";
-      add_header content-security-policy "default-src https://api.sendgrid.com; frame-src 'none'";
-      add_header strict-transport-security "max-age=31536000; includeSubDomains";
-      add_header referrer-policy strict-origin-when-cross-origin;
-      add_header x-content-type-options nosniff;
-      add_header x-no-cors-reason "https://sendgrid.com/docs/Classroom/Basics/API/cors.html";
-      add_header x-ratelimit-limit 600;
-      add_header x-ratelimit-remaining 599;
-      add_header x-ratelimit-reset 42;
+${headers}
     }
     location = /write {
       default_type application/json;
@@ -190,34 +55,21 @@ local LOCATION = [[
     }
 ]]
 
-local function start_server(keep_alive, tls)
-  local values = {
-    body = ('"%s/%s/list.json"'):format(run("pwd"):match "[^\n]+", work),
-    keep_alive = keep_alive,
-    -- No handshake is cut short because of an earlier one.
-    server = tls and "ssl_session_tickets off;" or "",
-  }
-  local server = assert(emulator.start { locations = LOCATION:gsub("${([%w_]+)}", values), tls = tls })
-  if pinned.server then
-    run(("taskset -acp %d %s"):format(pinned.server, read_file(server.folder .. "/nginx.pid"):match "%d+"))
+-- The measurement with a server of its own, which is handed the address.
+local function with_server(measured, keep_alive, tls)
+  return function()
+    local certificates = tls and support.certificates()
+    local locations = support.fill(LOCATION, {
+      body = ('"%s/%s/list.json"'):format(support.here(), support.work),
+      keep_alive = keep_alive,
+      headers = support.service_headers,
+      -- No handshake is cut short because of an earlier one.
+      server = tls and "ssl_session_tickets off;" or "",
+    })
+    support.with_server({ locations = locations, tls = certificates or nil }, support.pinned.server, function(server)
+      measured(server.url, certificates or nil)
+    end)
   end
-  return server
-end
-
--- A throw-away authority, a certificate for loopback, and a bundle that trusts the authority beside
--- all that the system trusts.
-local function make_certificates(system_bundle)
-  local script = [[
-    cd %s && openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=throw-away authority" \
-      -keyout authority.key -out authority.pem &&
-    openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=127.0.0.1" -CA authority.pem \
-      -CAkey authority.key -addext "subjectAltName=IP:127.0.0.1" -keyout server.key -out server.pem]]
-  local output = run(script:format(work))
-  local ok, bundle = pcall(read_file, work .. "/authority.pem")
-  if not ok then
-    error(output, 0)
-  end
-  write_file(work .. "/bundle.pem", read_file(system_bundle) .. bundle)
 end
 
 -- ---- what is measured -----------------------------------------------------------------------
@@ -233,11 +85,11 @@ end
 local function measure_list(url)
   local path = url .. "/v3/marketing/integrations"
   local bare, decode, ours = medians(ROUNDS, baseline("list", path, LISTS),
-    measure("decode", DECODES, work .. "/list.json"), measure("list", LISTS, url))
+    measure("decode", DECODES, support.work .. "/list.json"), measure("list", LISTS, url))
   row("(a) curl_easy_perform in C", bare, "%.1f µs")
   row("(b) a + lua-cjson's decode, measured by itself", bare + decode, "%.1f µs")
   row("(c) this client, integrations:list()", ours, "%.1f µs")
-  row("c / a", ours / bare, "%.2f ×", pinned.server and 1.65)
+  row("c / a", ours / bare, "%.2f ×", support.pinned.server and 1.65)
   row("c / b", ours / (bare + decode), "%.2f ×")
 end
 
@@ -245,11 +97,10 @@ end
 -- one difference that matters: libcurl's default also names a folder of certificates, and with a
 -- folder libcurl does not keep the parsed file. The client leaves the folder out, so it parses once.
 -- Left out of both numbers is the first connection of a process, which has to parse in any case.
-local function measure_connect(url)
-  local bundle = work .. "/bundle.pem"
+local function measure_connect(url, certificates)
   local default, ours = medians(ROUNDS,
-    baseline("connect", url .. "/v3/marketing/integrations", SLOW_CONNECTS, bundle),
-    measure("list", FAST_CONNECTS, url, bundle))
+    baseline("connect", url .. "/v3/marketing/integrations", SLOW_CONNECTS, certificates.bundle),
+    measure("list", FAST_CONNECTS, url, certificates.bundle))
   row("libcurl's defaults in C", default / 1000, "%.2f ms")
   row("this client, integrations:list()", ours / 1000, "%.2f ms")
   row("ratio", ours / default, "%.2f ×", 0.2)
@@ -260,7 +111,7 @@ end
 local function measure_write(url, certificates)
   local path = url .. "/write"
   local function write(protection, calls)
-    return baseline("write", path, calls, ("'%s'"):format(certificates or ""), protection)
+    return baseline("write", path, calls, ("'%s'"):format(certificates and certificates.authority or ""), protection)
   end
   local none, guard, fresh = medians(ROUNDS, write("none", WRITES), write("guard", WRITES),
     write("fresh", certificates and NEW_TLS_WRITES or NEW_CONNECTION_WRITES))
@@ -274,7 +125,7 @@ end
 local function measure_require()
   local now = require("integrations.core").now
   local function start(code)
-    local command = ("exec %s%s -e '%s'"):format(pinned.client, lua, code)
+    local command = ("exec %s%s -e '%s'"):format(support.pinned.client, support.lua, code)
     return function()
       local before = now()
       os.execute(command)
@@ -288,53 +139,61 @@ local function measure_require()
 end
 
 local function measure_memory(url)
-  local resident, heap = numbers_of(measure("memory", MEMORY_CALLS, url))
+  local resident, heap = support.numbers_of(measure("memory", MEMORY_CALLS, url))
   row("resident memory (noise: a few; 24 pages are 1.00)", resident, "%.2f bytes", LEAST_LEAK / 2)
   row("Lua's heap after a full collection", heap, "%.2f bytes", LEAST_LEAK / 2)
 end
 
-local function measure_with_server(measured, keep_alive, tls)
-  local server = start_server(keep_alive, tls)
-  local ok, message = pcall(measured, server.url, tls and tls.authority)
-  server:stop()
-  if not ok then
-    error(message, 0)
-  end
-end
-
 -- ---- all of it ------------------------------------------------------------------------------
 
+local body = list_body()
+
+local sections = {
+  { "check", "Check of a valid IntegrationInput", measure_check },
+  { "list", ("List of 10 integrations, %d bytes, HTTP, kept connection: processor time of a call"):format(#body),
+    with_server(measure_list, "65s") },
+  { "connect", "New TLS connection, the system's certificates: processor time of a call",
+    with_server(measure_connect, "0", true) },
+  { "write", "A write on a kept connection, HTTP: processor time of a call", with_server(measure_write, "65s") },
+  { "write-tls", "The same over TLS", with_server(measure_write, "65s", true) },
+  { "require", "require \"integrations.sendgrid\" in a new process: wall time", measure_require },
+  { "memory", ("Growth over %d rounds of a list() and a create() that is refused here, per round"):format(MEMORY_CALLS),
+    with_server(measure_memory, "65s") },
+  { "nginx", nginx.title, nginx.measure },
+}
+for _, section in ipairs(parallel) do
+  sections[#sections + 1] = section
+end
+
+local function choose_sections(name)
+  local chosen, names = {}, {}
+  for _, section in ipairs(sections) do
+    names[#names + 1] = section[1]
+    if section[1] == (name or section[1]) then chosen[#chosen + 1] = section end
+  end
+  return chosen[1] and chosen or error(("no section %q; there are: %s"):format(name, table.concat(names, ", ")), 0)
+end
+
 local function build_baseline()
-  run("rm -rf " .. work .. "; mkdir -p " .. work)
-  local compiled = run(("%s -O2 -std=c11 -D_GNU_SOURCE $(pkg-config --cflags libcurl) -o %s/baseline "
-    .. "spec/bench/baseline.c $(pkg-config --libs libcurl)"):format(os.getenv "CC" or "cc", work))
-  local version, bundle = run(work .. "/baseline about"):match "^([%d.]+ %b())\n([^\n]*)"
-  return version or error("the baseline does not compile: " .. compiled, 0), bundle
+  support.run(("rm -rf %s; mkdir -p %s"):format(support.work, support.work))
+  support.compile("baseline", "$(pkg-config --cflags --libs libcurl)")
+  local version, bundle = support.run(support.work .. "/baseline about"):match "^([%d.]+ %b())\n([^\n]*)"
+  support.system_bundle = bundle
+  return version
 end
 
 local function main()
   io.stdout:setvbuf "line"
-  local libcurl, bundle = build_baseline()
-  choose_cpus()
-  local body = list_body()
-  write_file(work .. "/list.json", body)
+  local chosen = choose_sections(arg[1])
+  local libcurl = build_baseline()
+  support.choose_cpus()
+  support.write_file(support.work .. "/list.json", body)
   print(("%s, libcurl %s, %s CPUs"):format(rawget(_G, "jit") and jit.version or _VERSION, libcurl,
-    run("nproc"):match "%d+"))
-  print(pinned.note)
-
-  section("Check of a valid IntegrationInput", measure_check)
-  section(("List of 10 integrations, %d bytes, HTTP, kept connection: processor time of a call"):format(#body),
-    measure_with_server, measure_list, "65s")
-  local tls = { certificate = work .. "/server.pem", key = work .. "/server.key", authority = work .. "/authority.pem" }
-  section("New TLS connection, the system's certificates: processor time of a call", function()
-    make_certificates(bundle)
-    measure_with_server(measure_connect, "0", tls)
-  end)
-  section("A write on a kept connection, HTTP: processor time of a call", measure_with_server, measure_write, "65s")
-  section("The same over TLS", measure_with_server, measure_write, "65s", tls)
-  section("require \"integrations.sendgrid\" in a new process: wall time", measure_require)
-  section(("Growth over %d rounds of a list() and a create() that is refused here, per round"):format(MEMORY_CALLS),
-    measure_with_server, measure_memory, "65s")
+    support.run("nproc"):match "%d+"))
+  print(support.pinned.note)
+  for _, section in ipairs(chosen) do
+    support.section(section[2], section[3])
+  end
 end
 
 local ok, message = pcall(main)
