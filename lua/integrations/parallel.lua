@@ -254,28 +254,55 @@ function Run:conclude()
   return self.results
 end
 
+-- ---- what both kinds of tasks do ------------------------------------------------------------
+
+-- Item by item, as long as there is one. What `call` does about an error is for each kind to say.
+local function work(run, one, call)
+  for index in run.take, run do
+    one.index = index
+    run:settle(index, call(run.fn, run.items[index], index))
+    one.index = nil
+    run:report() -- here, for it may cancel before the next begins
+  end
+end
+
 -- ---- coroutines -----------------------------------------------------------------------------
 
--- One for each item: so an error stays with its item, on Lua 5.1 too, where pcall lets nothing yield.
-local function start_next(run, turns, owner)
-  local index = run:take()
-  if not index then
+-- An error ends the coroutine, and only that: on Lua 5.1 nothing can yield inside of pcall.
+local function call_unprotected(fn, item, index)
+  return true, fn(item, index)
+end
+
+local start_worker
+
+-- An error that is no item's is the run's.
+local function replace_worker(run, turns, owner, one, raised)
+  if not one.index then
+    pcall(run.fail, run, raised)
     return
   end
-  local function body()
-    if run.cancelled then
-      return nil, run:refusal()
-    end
-    return run.fn(run.items[index], index)
+  run:settle(one.index, false, raised)
+  run:report()
+  if run.taken < #run.items and not run.cancelled then
+    start_worker(run, turns, owner)
   end
-  run:enter(turns:start(body, function(one, ...)
+end
+
+function start_worker(run, turns, owner)
+  local one
+  local function body()
+    work(run, one, call_unprotected)
+  end
+  one = turns:start(body, function(_, ok, raised)
     run:leave(one)
-    run:settle(index, ...)
-    if owner then
-      owner:wake() -- first, for on_progress may cancel before the next begins
+    if not ok then
+      replace_worker(run, turns, owner, one, raised)
     end
-    start_next(run, turns, owner)
-  end))
+    if owner then
+      owner:wake()
+    end
+  end)
+  run:enter(one)
 end
 
 -- Outside of a task whoever waits gives all tasks their turns.
@@ -296,7 +323,7 @@ end
 local function run_coroutines(run, outer)
   local turns = outer and outer.driver or scheduler.new()
   for _ = 1, run.limit do
-    start_next(run, turns, outer)
+    start_worker(run, turns, outer)
   end
   if outer then
     run:supervise(wait_as(outer, run), turns.now)
@@ -335,15 +362,11 @@ local function new_light_driver()
   return driver
 end
 
--- What a light thread does: item by item, as long as there is one.
-local function work(run, driver, owner)
+local function light_thread(run, driver, owner)
   local thread = coroutine.running()
-  local one = task.new(thread, driver, work)
+  local one = task.new(thread, driver, light_thread)
   run:enter(one)
-  for index in run.take, run do
-    run:settle(index, pcall(run.fn, run.items[index], index))
-    run:report() -- here, for it may cancel before the next begins
-  end
+  work(run, one, pcall)
   run:leave(one)
   task.forget(thread)
   owner:wake()
@@ -354,7 +377,7 @@ local function run_light_threads(run, ngx, outer)
   local owner = outer or task.new(nil, driver)
   local threads = {}
   for i = 1, run.limit do
-    threads[i] = ngx.thread.spawn(work, run, driver, owner)
+    threads[i] = ngx.thread.spawn(light_thread, run, driver, owner)
   end
   run:supervise(wait_as(owner, run), driver.now)
   for _, thread in ipairs(threads) do

@@ -34,16 +34,6 @@ RateLimit.__index = RateLimit
 local Memory = {}
 Memory.__index = Memory
 
---- A field, or nil.
-function Memory:get(name)
-  return self[name]
-end
-
---- Sets a field; nil removes it.
-function Memory:set(name, value)
-  self[name] = value
-end
-
 --- Adds to a field, and returns the sum.
 function Memory:add(name, number)
   local sum = (self[name] or 0) + number
@@ -57,21 +47,20 @@ function Memory.claim()
 end
 
 local Shared = {}
-Shared.__index = Shared
 
 local EXPIRY = 3700 -- seconds; a reset is an hour away at most
 -- Seconds: what aborted requests have not taken back is forgotten.
 local FLYING_EXPIRY, CLAIM_EXPIRY = 60, 10
 
---- As Memory's.
-function Shared:get(name)
-  return self.dictionary:get(self.prefix .. name)
-end
-
---- As Memory's.
-function Shared:set(name, value)
-  self.dictionary:set(self.prefix .. name, value, EXPIRY)
-end
+-- Its fields are the dictionary's entries.
+local shared_fields = {
+  __index = function(self, name)
+    return Shared[name] or self.dictionary:get(self.prefix .. name)
+  end,
+  __newindex = function(self, name, value)
+    self.dictionary:set(self.prefix .. name, value, EXPIRY)
+  end,
+}
 
 --- As Memory's. Where the dictionary is full, nothing is known.
 function Shared:add(name, number)
@@ -87,29 +76,29 @@ end
 
 local function renew(store, moment, reset)
   if store:claim(reset) then
-    store:set("left", not store:get "early" and store:get "limit" or 1)
-    store:set("heard", moment)
-    store:set("reset", nil)
+    store.left = not store.early and store.limit or 1
+    store.heard = moment
+    store.reset = nil
   end
 end
 
 -- Seconds until one more request may go, which `flying` counts already, or nil.
 local function time_to_wait(store, moment)
-  local reset = store:get "reset"
+  local reset = store.reset
   if reset and moment >= reset then
     renew(store, moment, reset)
     reset = nil
   end
-  local left = store:get "left"
-  if not left or store:get "flying" <= left then
+  local left = store.left
+  if not left or store.flying <= left then
     return nil
   elseif left <= 0 and reset then
     return reset - moment
-  elseif moment - (store:get "heard" or 0) < PATIENCE then
+  elseif moment - (store.heard or 0) < PATIENCE then
     return math.min(rate_limit.STEP, reset and reset - moment or rate_limit.STEP)
   end
-  store:set("flying", 1)
-  store:set("heard", moment)
+  store.flying = 1
+  store.heard = moment
 end
 
 --- Takes one of the requests that may go, for which `done` must be called afterwards; or says how long to
@@ -119,7 +108,7 @@ end
 function RateLimit:take(now)
   local store = self.store
   store:add("flying", 1)
-  if not store:get "left" then
+  if not store.left then
     return nil
   end
   local seconds = time_to_wait(store, now())
@@ -145,29 +134,29 @@ local function read_count(text, least)
 end
 
 local function set_reset(store, moment, seconds)
-  store:set("early", seconds > LONGEST or nil)
-  store:set("reset", moment + math.min(seconds, LONGEST))
+  store.early = seconds > LONGEST or nil
+  store.reset = moment + math.min(seconds, LONGEST)
 end
 
 local function learn(store, told, moment)
-  local reset, left = store:get "reset", store:get "left"
+  local reset, left = store.reset, store.left
   local ending = moment + math.min(told.seconds, LONGEST)
   if not left or not reset or ending > reset + SLACK then
-    store:set("left", told.remaining)
+    store.left = told.remaining
     set_reset(store, moment, told.seconds)
   elseif ending > reset - SLACK then -- else it tells of an earlier window
-    store:set("left", math.min(left, told.remaining))
-    store:set("reset", math.min(reset, ending))
+    store.left = math.min(left, told.remaining)
+    store.reset = math.min(reset, ending)
   end
-  store:set("limit", told.limit or store:get "limit")
-  store:set("heard", moment)
+  store.limit = told.limit or store.limit
+  store.heard = moment
 end
 
 -- A refusal, after which nothing may go until the service wants to be asked again.
 local function pause(store, seconds, moment)
-  store:set("left", 0)
+  store.left = 0
   set_reset(store, moment, seconds)
-  store:set("heard", moment)
+  store.heard = moment
 end
 
 local function read(response, epoch)
@@ -187,8 +176,8 @@ local function hear(store, response, now, epoch)
   end
   if seconds > 0 then
     pause(store, seconds, now())
-  elseif not told and response.status < 429 and not store:get "reset" then
-    store:set("left", store:get "limit") -- a service that does not tell: only refusals stop it
+  elseif not told and response.status < 429 and not store.reset then
+    store.left = store.limit -- a service that does not tell: only refusals stop it
   end
 end
 
@@ -199,7 +188,7 @@ end
 function RateLimit:done(response, now, epoch)
   local store = self.store
   if store:add("flying", -1) < 0 then
-    store:set("flying", 0)
+    store.flying = 0
   end
   if response and response.headers then
     hear(store, response, now, epoch)
@@ -243,7 +232,7 @@ function rate_limit.shared(name, address, credentials)
   table.sort(parts)
   local hash = rawget(_G, "ngx").md5(table.concat(parts, "\n")):sub(1, 8)
   local store = { dictionary = dictionary_of(name), prefix = ("%s %s "):format(address, hash) }
-  return setmetatable({ store = setmetatable(store, Shared) }, RateLimit)
+  return setmetatable({ store = setmetatable(store, shared_fields) }, RateLimit)
 end
 
 return rate_limit
