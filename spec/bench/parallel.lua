@@ -22,6 +22,10 @@ end
 
 -- ---- time -----------------------------------------------------------------------------------
 
+-- Where all answers take exactly as long, those of a hundred calls come at the same moment, and then none for a
+-- while: a program that looks at each transfer whenever anything happens to one seldom has to look. Services
+-- answer at different times.
+--
 -- Both sides make their connections within what is measured, use them for all further calls, send and
 -- read the same bytes, and keep the answers' bodies; the client also decodes them.
 local function measure_calls(url)
@@ -78,6 +82,8 @@ end
 return {
   section("parallel", ("%d get() of %d ms, at most %d at a time, HTTP"):format(CALLS, LATENCY, LIMIT),
     ("/%dms"):format(LATENCY), measure_calls),
+  section("parallel-spread", "The same, with answers between half and one and a half times as late",
+    ("/%dms-spread"):format(LATENCY), measure_calls),
   { "http2", "The same over TLS and HTTP/2", measure_http2 },
   section("in-flight", ("%d get() in flight at the same time"):format(IN_FLIGHT), ("/%dms"):format(LONG_LATENCY),
     measure_in_flight),

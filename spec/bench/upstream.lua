@@ -6,11 +6,12 @@ local ANSWER = '{"integration_id":"%s","user_id":"%s","filters":{"email_events":
   .. '"properties":{"write_key":"canary","destination_region":"EU"},"label":"Integration","destination":"Segment"}'
 
 local LOCATIONS = [[
-    location ~ ^/(?<delay>\d+)ms/v3/marketing/integrations/(?<id>[\w-]+)$ {
+    location ~ ^/(?<delay>\d+)ms(?<spread>-spread)?/v3/marketing/integrations/(?<id>[\w-]+)$ {
       default_type application/json;
 ${headers}
       content_by_lua_block {
-        ngx.sleep(ngx.var.delay / 1000)
+        local share = ngx.var.spread ~= "" and 0.5 + math.random() or 1
+        ngx.sleep(ngx.var.delay / 1000 * share)
         local body = ('${answer}'):format(ngx.var.id, ngx.var.connection)
         ngx.header.content_length = #body
         ngx.print(body)
@@ -26,7 +27,7 @@ ${headers}
 local upstream = {}
 
 --- Starts it, hands it to `use`, and stops it. Below `/200ms` of its address an answer takes 200 ms, below
---- `/now` none.
+--- `/200ms-spread` between 100 and 300 ms, below `/now` no time.
 ---@param cpu integer? where it has to stay
 ---@param use fun(server: integrations.emulator.Server)
 ---@param tls boolean? with HTTP/2
