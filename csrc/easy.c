@@ -175,7 +175,10 @@ bool easy_open(transfer *t, const char **message) {
     if (code != CURLE_OK) *message = options[i].name;
   }
   if (code == CURLE_OK) code = curl_easy_setopt(t->easy, CURLOPT_ERRORBUFFER, t->message);
-  if (code == CURLE_OK) return true;
+  if (code == CURLE_OK) {
+    t->owner->handles++;
+    return true;
+  }
   /* A libcurl older at run time than at build time, or built without TLS. */
   if (code != CURLE_UNKNOWN_OPTION && code != CURLE_NOT_BUILT_IN)
     *message = curl_easy_strerror(code);

@@ -36,16 +36,19 @@ void engine_abandon_after_fork(engine *e) {
   e->forks = forks;
   e->multi = NULL;
   e->attached = false;
-  e->number = 0;
+  e->busy = false;
   e->waiting = e->flying = (list){NULL, NULL};
   e->in_flight = 0;
   e->timer = e->overdue = HUGE_VAL;
   atomic_store(&e->outbox, NULL);
+  e->handles = 0;
   if (e->background) e->loop = NULL;
   for (size_t i = 0; i < e->slot_count; i++) {
     transfer *t = e->slots[i];
     t->easy = NULL;
     t->in_flight = false;
+    /* The thread may have been about to change them. */
+    if (e->background && t->state != FINISHED) t->head = t->body = (buffer){NULL, 0, 0};
     if (t->state == FORGOTTEN) transfer_recycle(t);
     if (t->state != RUNNING) continue;
     transfer_give_reason(t, "CURLE_ABORTED_BY_CALLBACK",
@@ -142,8 +145,7 @@ void engine_free(engine *e) {
   engine_abandon_after_fork(e);
   loop *l = e->loop;
   if (e->background && e->attached) { /* the thread is at work on it: it does the rest */
-    atomic_store(&e->closing, true);
-    loop_wake(l);
+    loop_close(l, e);
     return;
   }
   /* The goodbye of a TLS connection is a write, too. */

@@ -61,8 +61,8 @@ struct engine {
   char *protocol; /* "https"; "http" where the origin is so, which the caller allows for loopback */
   char *no_proxy; /* "": libcurl would take it from the environment */
   long connect_timeout_ms, max_connections;
-  long
-      pipewait; /* whether a call waits to see whether a connection carries several: HTTP/2 needs TLS */
+  /* Whether a call waits to see whether a connection carries several: only TLS offers HTTP/2. */
+  long pipewait;
   size_t max_head, max_body;
 
   /* the caller's */
@@ -72,17 +72,17 @@ struct engine {
   bool attached;  /* whether the loop knows it */
   transfer **slots, *first_free;
   size_t slot_count, finished;
-  list ready; /* finished and not asked for by engine_next */
+  long handles; /* of libcurl's, that its slots have */
+  list ready;   /* finished and not asked for by engine_next */
 
   /* between the two */
   stack outbox;
   atomic_bool disturbed; /* some transfer is unwanted */
-  atomic_bool closing;   /* the caller has let go of it for good */
+  engine *next_closing;  /* among those that the caller has let go of for good */
 
   /* the loop's */
   engine *next;
-  uint32_t number; /* in its loop; 0 where it is in none */
-  bool leaving;
+  bool busy; /* whether it is among those that its loop tends to */
   CURLM *multi;
   double timer;   /* when libcurl wants to be called, by engine_now */
   double overdue; /* when the first deadline of its transfers may have passed */
@@ -108,10 +108,12 @@ struct loop {
   int bell;   /* eventfd that wakes the thread; -1 where there is none */
   atomic_bool asleep, news, stopping;
   stack inbox;
-  engine *engines;
-  uint32_t last_number;
+  _Atomic(engine *) closing;
+  engine *engines; /* those that have something to do */
+  engine **owners; /* by socket: whose it is, as far as it is watched */
+  size_t owner_count;
   unsigned forks;
-  size_t users, secure; /* engines, and those of them that speak TLS */
+  size_t users, secure; /* engines, and those that are busy and speak TLS */
   size_t busy;          /* transfers that it has */
   size_t ended;         /* transfers, ever */
 };
@@ -119,6 +121,7 @@ bool loop_add_bell(loop *l);
 bool loop_submit(loop *l, transfer *t);
 void loop_take_in(loop *l);
 void loop_wake(loop *l);
+void loop_close(loop *l, engine *e);
 void loop_detach(loop *l, engine *e);
 bool loop_watch(loop *l, engine *e, int socket, bool known, int what);
 void loop_turn(loop *l, int timeout_ms);
@@ -132,6 +135,7 @@ void flight_admit(engine *e, transfer *t);
 void flight_tend(engine *e);
 void flight_serve(engine *e, int socket, int what);
 double flight_due(const engine *e);
+bool flight_is_over(const engine *e);
 void flight_drop(transfer *t);
 void flight_end(engine *e);
 

@@ -97,7 +97,9 @@ static void end(transfer *t, CURLcode code) {
 }
 
 static void end_by_multi(transfer *t, CURLMcode code) {
-  snprintf(t->message, sizeof t->message, "%s", curl_multi_strerror(code));
+  const char *why = code == CURLM_ABORTED_BY_CALLBACK ? "the system could not watch a socket"
+                                                      : curl_multi_strerror(code);
+  snprintf(t->message, sizeof t->message, "%s", why);
   end(t, code == CURLM_OUT_OF_MEMORY ? CURLE_OUT_OF_MEMORY : CURLE_FAILED_INIT);
 }
 
@@ -128,7 +130,10 @@ void flight_admit(engine *e, transfer *t) {
   list_append(&e->waiting, t);
   e->loop->busy++;
   if (t->deadline + grace < e->overdue) e->overdue = t->deadline + grace;
-  launch_waiting(e);
+  if (atomic_load_explicit(&t->unwanted, memory_order_relaxed))
+    end(t, CURLE_ABORTED_BY_CALLBACK);
+  else
+    launch_waiting(e);
 }
 
 /* ---- landing ----------------------------------------------------------------------------- */
@@ -169,40 +174,46 @@ static void act(engine *e, curl_socket_t socket, int what) {
   if (code != CURLM_OK) end_all(e, code);
 }
 
-/* Whether the transfer was ended, because nobody wants it or its time is over. */
-static bool end_if_due(transfer *t, double now) {
+static bool is_overdue(const transfer *t, double now) {
+  return now >= t->deadline + grace;
+}
+
+/* Ends the transfer if nobody wants it or its time is over. */
+static void end_if_due(transfer *t, double now) {
   if (atomic_load_explicit(&t->unwanted, memory_order_relaxed)) {
     end(t, CURLE_ABORTED_BY_CALLBACK);
-  } else if (now >= t->deadline + grace) {
+  } else if (is_overdue(t, now)) {
     transfer_give_reason(t, "CURLE_OPERATION_TIMEDOUT",
                          "the time limit passed while the call waited for a free connection", 0);
     end(t, CURLE_OPERATION_TIMEDOUT);
-  } else {
-    if (t->deadline + grace < t->owner->overdue) t->owner->overdue = t->deadline + grace;
-    return false;
+  } else if (t->deadline + grace < t->owner->overdue) {
+    t->owner->overdue = t->deadline + grace;
   }
-  return true;
 }
 
-static size_t sweep_list(const list *l, double now) {
-  size_t ended = 0;
+static void sweep_list(const list *l, double now) {
   for (transfer *t = l->first, *next; t != NULL; t = next) {
     next = t->next;
-    if (end_if_due(t, now)) ended++;
+    end_if_due(t, now);
   }
-  return ended;
 }
 
-/* libcurl watches no time limit while a transfer waits for one of the connections. Where all are overdue
- * they waited for a connection that never comes free (libcurl 7.88 keeps a half-made one where memory ran
- * out): the next call gets a new multi handle. Done when the first deadline has passed, not whenever
- * something happens. */
+/* Whether all in flight are overdue and none ever had a connection. */
+static bool is_stuck(const engine *e, double now) {
+  for (const transfer *t = e->flying.first; t != NULL; t = t->next)
+    if (!is_overdue(t, now) || t->issues > 0) return false;
+  return e->flying.first != NULL;
+}
+
+/* libcurl watches no time limit while a transfer waits for one of the connections. Where all do, they wait
+ * for one that never comes free (libcurl 7.88 keeps a half-made one where memory ran out): the next call
+ * gets a new multi handle. Done when the first deadline has passed, not whenever something happens. */
 static void sweep(engine *e, double now) {
+  bool stuck = is_stuck(e, now);
   e->overdue = never;
-  size_t flying = e->in_flight;
   sweep_list(&e->waiting, now);
-  size_t ended = sweep_list(&e->flying, now);
-  if (ended > 0 && ended == flying) close_multi(e);
+  sweep_list(&e->flying, now);
+  if (stuck) close_multi(e);
 }
 
 /* Does what is due. A timer that libcurl sets anew for now is served at once, a few times. */
@@ -219,6 +230,10 @@ void flight_tend(engine *e) {
 
 void flight_serve(engine *e, int socket, int what) {
   if (e->multi != NULL) act(e, socket, what);
+}
+
+bool flight_is_over(const engine *e) {
+  return e->flying.first == NULL && e->waiting.first == NULL && e->timer == never;
 }
 
 double flight_due(const engine *e) {

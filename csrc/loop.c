@@ -10,17 +10,6 @@
 
 enum { MAX_EVENTS = 64 };
 
-/* What an event of epoll is about: an engine's number and its socket; the bell has no number. */
-static uint64_t tag_of(uint32_t number, int socket) {
-  return (uint64_t)number << 32 | (uint32_t)socket;
-}
-
-static bool ring_with(loop *l, int bell) {
-  struct epoll_event event = {.events = EPOLLIN, .data.u64 = tag_of(0, bell)};
-  l->bell = bell;
-  return bell >= 0 && epoll_ctl(l->poller, EPOLL_CTL_ADD, bell, &event) == 0;
-}
-
 /* ---- life -------------------------------------------------------------------------------- */
 
 loop *loop_new(const char **message) {
@@ -41,22 +30,27 @@ void loop_release(loop *l) {
   if (l == NULL || --l->users > 0) return;
   if (l->bell >= 0) close(l->bell);
   close(l->poller);
+  free(l->owners);
   free(l);
 }
 
 bool loop_add_bell(loop *l) {
-  return ring_with(l, eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  l->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  struct epoll_event event = {.events = EPOLLIN, .data.fd = l->bell};
+  return l->bell >= 0 && epoll_ctl(l->poller, EPOLL_CTL_ADD, l->bell, &event) == 0;
 }
 
-/* What epoll watches is the parent's: its engines, as far as they are used here, come anew. */
+/* What epoll watches is the parent's: its engines, as far as they are used here, come anew. It is not closed:
+ * a daemon closes all descriptors of its parent, and the number may be another one's by now. */
 static bool abandon_after_fork(loop *l) {
   if (l->forks == engine_forks()) return true;
-  close(l->poller);
   l->poller = epoll_create1(EPOLL_CLOEXEC);
   if (l->poller < 0) return false;
   l->forks = engine_forks();
   atomic_store(&l->inbox, NULL);
+  atomic_store(&l->closing, NULL);
   l->engines = NULL;
+  for (size_t i = 0; i < l->owner_count; i++) l->owners[i] = NULL;
   l->secure = l->busy = 0;
   return true;
 }
@@ -79,80 +73,111 @@ bool loop_submit(loop *l, transfer *t) {
   return true;
 }
 
-static void attach(loop *l, engine *e) {
-  e->number = ++l->last_number;
-  e->next = l->engines;
-  l->engines = e;
-  if (!e->plain) l->secure++;
-}
-
 void loop_take_in(loop *l) {
   for (transfer *t = stack_take(&l->inbox), *next; t != NULL; t = next) {
     next = t->next;
-    if (t->owner->number == 0) attach(l, t->owner);
-    flight_admit(t->owner, t);
+    engine *e = t->owner;
+    if (!e->busy) {
+      e->busy = true;
+      e->next = l->engines;
+      l->engines = e;
+      if (!e->plain) l->secure++;
+    }
+    flight_admit(e, t);
   }
+}
+
+/* An engine without transfers has nothing to do, whatever its connections are. */
+static void rest(loop *l, engine **at) {
+  engine *e = *at;
+  *at = e->next;
+  e->busy = false;
+  if (!e->plain) l->secure--;
 }
 
 /* Afterwards the loop knows nothing of the engine. */
 void loop_detach(loop *l, engine *e) {
   loop_take_in(l);
   flight_end(e);
-  if (e->number == 0) return;
+  e->attached = false;
+  if (!e->busy) return;
   engine **at = &l->engines;
   while (*at != e) at = &(*at)->next;
-  *at = e->next;
-  e->number = 0;
-  e->attached = false;
-  if (!e->plain) l->secure--;
+  rest(l, at);
 }
 
-static engine *find(const loop *l, uint32_t number) {
-  engine *e = l->engines;
-  while (e != NULL && e->number != number) e = e->next;
-  return e;
+/* Leaves the engine to the thread, which frees it. */
+void loop_close(loop *l, engine *e) {
+  e->next_closing = atomic_load(&l->closing);
+  while (!atomic_compare_exchange_weak(&l->closing, &e->next_closing, e)) continue;
+  loop_wake(l);
 }
 
 /* ---- sockets ----------------------------------------------------------------------------- */
 
+static bool own(loop *l, engine *e, size_t socket) {
+  if (socket >= l->owner_count) {
+    size_t count = socket * 2 + 16;
+    engine **grown = realloc(l->owners, count * sizeof *grown);
+    if (grown == NULL) return false;
+    for (size_t i = l->owner_count; i < count; i++) grown[i] = NULL;
+    l->owners = grown;
+    l->owner_count = count;
+  }
+  l->owners[socket] = e;
+  return true;
+}
+
+/* libcurl's word on whether a socket is watched already is not taken for granted. */
 bool loop_watch(loop *l, engine *e, int socket, bool known, int what) {
-  struct epoll_event event = {.data.u64 = tag_of(e->number, socket)};
+  struct epoll_event event = {.data.fd = socket};
   if (what & CURL_POLL_IN) event.events |= EPOLLIN;
   if (what & CURL_POLL_OUT) event.events |= EPOLLOUT;
   if (what == CURL_POLL_REMOVE) {
     epoll_ctl(l->poller, EPOLL_CTL_DEL, socket, &event); /* it may be closed already */
+    if ((size_t)socket < l->owner_count) l->owners[socket] = NULL;
     return true;
   }
-  return epoll_ctl(l->poller, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, socket, &event) == 0;
+  if (!own(l, e, (size_t)socket)) return false;
+  if (epoll_ctl(l->poller, known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, socket, &event) == 0) return true;
+  if (errno != ENOENT && errno != EEXIST) return false;
+  return epoll_ctl(l->poller, known ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, socket, &event) == 0;
 }
 
+/* An event may be of a socket that an earlier one of the same turn has closed. */
 static void serve(loop *l, const struct epoll_event *event) {
   uint64_t rung;
-  uint32_t number = (uint32_t)(event->data.u64 >> 32);
-  int socket = (int)(uint32_t)event->data.u64;
-  int what = 0;
+  int socket = event->data.fd, what = 0;
+  if (socket == l->bell) {
+    if (read(socket, &rung, sizeof rung) < 0) return; /* nothing is lost: it only wakes */
+    return;
+  }
   if (event->events & (EPOLLIN | EPOLLHUP | EPOLLERR)) what |= CURL_CSELECT_IN;
   if (event->events & EPOLLOUT) what |= CURL_CSELECT_OUT;
-  engine *e = find(l, number);
+  engine *e = (size_t)socket < l->owner_count ? l->owners[socket] : NULL;
   if (e != NULL) flight_serve(e, socket, what);
-  if (number == 0 && read(socket, &rung, sizeof rung) < 0) return;
 }
 
 /* ---- turning ----------------------------------------------------------------------------- */
 
-/* An engine that is being closed has given all of its transfers by then: whoever sees that first and
- * takes them in afterwards has them all. */
+/* An engine that is being closed has given all of its transfers by then: whoever looks for those that are
+ * being closed first and takes the transfers in afterwards has them all. */
 static void tend(loop *l) {
-  for (engine *e = l->engines; e != NULL; e = e->next) e->leaving = atomic_load(&e->closing);
+  engine *closing = NULL;
+  if (atomic_load_explicit(&l->closing, memory_order_relaxed) != NULL)
+    closing = atomic_exchange(&l->closing, NULL);
   loop_take_in(l);
-  for (engine *e = l->engines, *next; e != NULL; e = next) {
-    next = e->next;
-    if (e->leaving) {
-      loop_detach(l, e);
-      engine_destroy(e);
-    } else {
-      flight_tend(e);
-    }
+  for (engine *e = closing, *next; e != NULL; e = next) {
+    next = e->next_closing;
+    loop_detach(l, e);
+    engine_destroy(e);
+  }
+  for (engine **at = &l->engines; *at != NULL;) {
+    flight_tend(*at);
+    if (flight_is_over(*at))
+      rest(l, at);
+    else
+      at = &(*at)->next;
   }
 }
 

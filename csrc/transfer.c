@@ -132,8 +132,18 @@ transfer *engine_begin(engine *e) {
   return t;
 }
 
-/* Makes its slot ready for another one. */
+static void free_memory(transfer *t) {
+  if (t->easy != NULL) t->owner->handles--;
+  curl_easy_cleanup(t->easy);
+  t->easy = NULL;
+  free(t->head.bytes);
+  free(t->body.bytes);
+  t->head = t->body = (buffer){NULL, 0, 0};
+}
+
+/* Makes its slot ready for another one. What only a burst needed is given back. */
 void transfer_recycle(transfer *t) {
+  if (t->owner->handles > t->owner->max_connections) free_memory(t);
   if (t->easy != NULL) {
     /* The copy of the body is the user's data; it need not wait for the handle's next use. */
     curl_easy_setopt(t->easy, CURLOPT_COPYPOSTFIELDS, NULL);
@@ -214,10 +224,8 @@ bool engine_release(engine *e, uint64_t id) {
 
 /* For engine_destroy alone: a slot lives as long as its engine. */
 void transfer_free(transfer *t) {
-  curl_easy_cleanup(t->easy);
+  free_memory(t);
   drop_headers(t);
-  free(t->head.bytes);
-  free(t->body.bytes);
   free(t);
 }
 
