@@ -24,6 +24,7 @@ enum { LEAST_SECRET = 4 };
 typedef struct {
   engine *engine;
   bool lent;
+  char wanted[]; /* see lua_report.h */
 } box;
 
 static box *check_box(lua_State *L) {
@@ -146,7 +147,7 @@ static bool config_flag(lua_State *L, const char *field) {
 }
 
 /* engine { origin, user_agent, ca_file, proxy, connect_timeout_ms, max_connections, max_head,
- * max_body, background, credentials = { [name] = value } } -> engine | nil, message
+ * max_body, background, wanted_headers, credentials = { [name] = value } } -> engine | nil, message
  * Those in the background are served by a thread of the process, all others when one of them is run. */
 int lua_engine_new(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
@@ -167,8 +168,11 @@ int lua_engine_new(lua_State *L) {
   bool in_background = config_flag(L, "background");
   if (!in_background) config.loop = push_loop(L, &message);
   if (!in_background && config.loop == NULL) return push_failure(L, message);
-  box *b = lua_newuserdata(L, sizeof *b);
-  *b = (box){NULL, false};
+  const char *wanted = config_text(L, "wanted_headers", "");
+  box *b = lua_newuserdata(L, sizeof *b + strlen(wanted) + 1);
+  b->engine = NULL;
+  b->lent = false;
+  strcpy(b->wanted, wanted);
   luaL_getmetatable(L, METATABLE);
   lua_setmetatable(L, -2);
   b->engine = engine_new(&config, &message);
@@ -269,7 +273,7 @@ static int engine_take(lua_State *L) {
   box *b = check_box(L);
   engine *e = b->engine;
   uint64_t id = check_id(L);
-  report r;
+  report r = {.wanted = b->wanted};
   transfer_state state = engine_result_of(e, id, &r.result);
   luaL_argcheck(L, state != TRANSFER_UNKNOWN, 2, "no such call: taken or cancelled before");
   if (state == TRANSFER_RUNNING) {

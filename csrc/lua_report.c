@@ -8,15 +8,24 @@
 
 enum { MAX_FIELD_NAME = 128 };
 
+/* Services send a dozen headers that nobody reads: to make strings of them would be half of what a small
+ * answer costs in memory. `name` has room for what is put around it. */
+static bool is_wanted(const char *wanted, char *name, size_t size) {
+  if (wanted[0] == '\0') return true;
+  name[-1] = name[size] = '\n';
+  return memmem(wanted, strlen(wanted), name - 1, size + 2) != NULL;
+}
+
 /* Adds one line of a head to the table on the top; a name that comes again is joined by commas,
  * as HTTP allows. */
-static void push_header(lua_State *L, const char *line, size_t size) {
+static void push_header(lua_State *L, const char *line, size_t size, const char *wanted) {
   const char *colon = memchr(line, ':', size);
   if (colon == NULL || colon == line) return;
   size_t name_size = (size_t)(colon - line);
   if (name_size > MAX_FIELD_NAME) return;
-  char name[MAX_FIELD_NAME];
+  char line_of_name[MAX_FIELD_NAME + 2], *name = line_of_name + 1;
   for (size_t i = 0; i < name_size; i++) name[i] = text_lower(line[i]);
+  if (!is_wanted(wanted, name, name_size)) return;
   const char *value = colon + 1, *end = line + size;
   while (value < end && (*value == ' ' || *value == '\t')) value++;
   while (end > value && (end[-1] == ' ' || end[-1] == '\t')) end--;
@@ -37,7 +46,7 @@ static void push_header(lua_State *L, const char *line, size_t size) {
 
 /* Pushes the headers of the last response in the head: 1xx ones may stand before it, and trailers
  * of its body behind it, which are no headers. */
-static void push_headers(lua_State *L, const char *head, size_t size) {
+static void push_headers(lua_State *L, const char *head, size_t size, const char *wanted) {
   bool inside = false;
   lua_createtable(L, 0, 8);
   for (const char *at = head, *end = head + size; at < end;) {
@@ -46,7 +55,7 @@ static void push_headers(lua_State *L, const char *head, size_t size) {
     size_t length = (size_t)(stop - at);
     if (length > 0 && at[length - 1] == '\r') length--;
     if (inside && length > 0) {
-      push_header(L, at, length);
+      push_header(L, at, length, wanted);
     } else if (inside) {
       inside = false;
     } else if (length >= 5 && memcmp(at, "HTTP/", 5) == 0) {
@@ -58,11 +67,11 @@ static void push_headers(lua_State *L, const char *head, size_t size) {
   }
 }
 
-static void push_response(lua_State *L, const engine_result *result) {
+static void push_response(lua_State *L, const engine_result *result, const char *wanted) {
   lua_createtable(L, 0, 3);
   lua_pushinteger(L, result->status);
   lua_setfield(L, -2, "status");
-  push_headers(L, result->head, result->head_size);
+  push_headers(L, result->head, result->head_size, wanted);
   lua_setfield(L, -2, "headers");
   lua_pushlstring(L, result->body_size > 0 ? result->body : "", result->body_size);
   lua_setfield(L, -2, "body");
@@ -103,7 +112,7 @@ int lua_report_push(lua_State *L) {
   const report *r = lua_touserdata(L, 1);
   bool is_whole = r->result.code == NULL;
   if (is_whole) {
-    push_response(L, &r->result);
+    push_response(L, &r->result, r->wanted);
   } else {
     lua_pushnil(L);
     push_problem(L, &r->result);

@@ -13,7 +13,8 @@
 typedef struct {
   engine_result result;
   engine_durations durations;
-  bool timed; /* whether these are known, and asked for */
+  bool timed;         /* whether these are known, and asked for */
+  const char *wanted; /* names of headers in lower case, a line break around each; "": all */
 } report;
 
 /* Lua: the report in a light userdata -> { status, headers, body } or nil, { code, message, … } */

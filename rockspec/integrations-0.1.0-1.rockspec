@@ -83,6 +83,7 @@ build = {
     ["integrations.transport"] = "lua/integrations/transport/init.lua",
     ["integrations.transport.curl"] = "lua/integrations/transport/curl.lua",
     ["integrations.transport.engine"] = "lua/integrations/transport/engine.lua",
+    ["integrations.transport.lookout"] = "lua/integrations/transport/lookout.lua",
     ["integrations.transport.nginx"] = "lua/integrations/transport/nginx.lua",
   },
   install = {

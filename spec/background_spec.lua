@@ -4,6 +4,7 @@ package.path = "./spec/?.lua;" .. package.path
 
 local certificates = require "support.certificates"
 local core = require "integrations.core"
+local gathering = require "support.gathering"
 local process = require "support.process"
 local server = require "integrations.emulator.server"
 
@@ -26,7 +27,7 @@ local LOCATIONS = [[
     }
   }
   location = /aborted { content_by_lua_block { ngx.print(package.loaded.aborted or 0) } }
-]]
+]] .. gathering.LOCATION
 
 local PATIENCE = 20 * process.slowness -- seconds
 
@@ -57,7 +58,7 @@ local function threads()
 end
 
 describe("an engine in the background", function()
-  local plain, tls, folder
+  local plain, tls, tls_1, folder
 
   setup(function()
     plain = assert(server.start { locations = LOCATIONS })
@@ -65,11 +66,13 @@ describe("an engine in the background", function()
     folder:self_signed "authority"
     local certificate = folder:issue("server", { authority = "authority", names = "IP:127.0.0.1" })
     tls = assert(server.start { locations = LOCATIONS, tls = certificate, http2 = true })
+    tls_1 = assert(server.start { locations = LOCATIONS, tls = certificate })
   end)
 
   teardown(function()
     plain:stop()
     tls:stop()
+    tls_1:stop()
     folder:remove()
   end)
 
@@ -211,6 +214,55 @@ describe("an engine in the background", function()
     end
     engine:close()
   end)
+
+  -- How many connections there are to this port: an end of each is in the list, by the other end's address.
+  local function connections(port)
+    local count, remote = 0, (":%04X"):format(port)
+    for address, state in process.read_file "/proc/net/tcp":gmatch "\n%s*%d+: %S+ (%S+) (%S+)" do
+      count = count + (address:sub(-5) == remote and state == "01" and 1 or 0)
+    end
+    return count
+  end
+
+  -- The thread may see that nobody wants a call before it sees the call.
+  local function cancel_at_once(engine, count)
+    for i = 1, count do
+      local id = assert(engine:submit("GET", plain.url .. "/sleep?seconds=30&id=" .. i, nil, nil, 60000))
+      assert(engine:cancel(id)) -- luassert's takes too long
+      if i % 100 == 0 then
+        core.sleep(0.001) -- so that the thread falls asleep, too
+      end
+    end
+  end
+
+  for _, most in ipairs { 1, 256 } do
+    it(("cancels calls however soon, with up to %d connections"):format(most), function()
+      for _ = 1, 5 do -- since it does not happen each time
+        local engine = assert(core.engine { origin = plain.url, max_connections = most, background = true })
+        cancel_at_once(engine, math.ceil(1000 / process.slowness))
+        local id = assert(engine:submit("GET", plain.url .. "/echo?id=1", nil, nil, 3000 * process.slowness))
+        local response, problem = finish(engine, id)
+        assert.equal(200, response and response.status, problem and problem.message)
+        wait_until(function() return connections(plain.port) <= 1 end)
+        engine:close()
+      end
+    end)
+  end
+
+  for _, name in ipairs { "HTTP", "TLS", "TLS with HTTP/2" } do
+    it("cancels the only call, and keeps the connections that rest, over " .. name, function()
+      local of = name == "HTTP" and plain or name == "TLS" and tls_1 or tls
+      local engine = open(of.url)
+      local before = gathering.meet(engine, finish, { url = of.url, count = 3, seconds = 2 * process.slowness })
+      local id = engine:submit("GET", of.url .. "/sleep?seconds=30&id=1", nil, nil, 60000)
+      core.sleep(0.05)
+      assert.is_true(engine:cancel(id))
+      core.sleep(0.02)
+      local after = gathering.meet(engine, finish, { url = of.url, count = 2, seconds = 2 * process.slowness })
+      for connection in pairs(after) do assert.is_true(before[connection], "a new connection") end
+      engine:close()
+    end)
+  end
 
   it("may be closed with calls in flight, and by the collector", function()
     for round = 1, 20 do

@@ -2,8 +2,10 @@ package.path = "./spec/?.lua;" .. package.path
 
 local certificates = require "support.certificates"
 local core = require "integrations.core"
+local gathering = require "support.gathering"
 local process = require "support.process"
 local server = require "integrations.emulator.server"
+local system_calls = require "support.system_calls"
 
 --- What nginx answers with. The ledger is a table of nginx's one process: what really arrived.
 local LOCATIONS = [[
@@ -91,7 +93,7 @@ local LOCATIONS = [[
       package.loaded.ledger = nil
     }
   }
-]]
+]] .. gathering.LOCATION
 
 local function escape(bytes)
   return (bytes:gsub("[^%w]", function(byte)
@@ -298,6 +300,38 @@ describe("the engine", function()
         first = first or connection
         assert.same({ first, tostring(i) }, { connection, number })
       end
+    end)
+
+    local PATIENCE = 2 * process.slowness -- seconds that those who are there wait for the others
+
+    local function meet(engine, of, count)
+      return gathering.meet(engine, finish, { url = of.url, count = count, seconds = PATIENCE })
+    end
+
+    for _, name in ipairs { "HTTP/1.1", "HTTP/2" } do
+      it("that are few before the first answer tells whether it is HTTP/2: " .. name, function()
+        local of = name == "HTTP/2" and tls or tls_1
+        local engine = open_tls(of)
+        gathering.submit(engine, { url = of.url, count = 40, wanted = 17, seconds = 0.2 })
+        repeat until engine:run(1000) > 0
+        local _, there = gathering.read(engine:take(engine:next()))
+        assert.is_true(there <= 16, there)
+      end)
+    end
+
+    it("for each call one, once an answer has told that it is HTTP/1.1", function()
+      local engine = open_tls(tls_1)
+      meet(engine, tls_1, 1)
+      local _, used, there = meet(engine, tls_1, 40)
+      assert.same({ 40, 40 }, { used, there })
+    end)
+
+    it("for many calls a few, once an answer has told that it is HTTP/2", function()
+      local engine = open_tls(tls)
+      meet(engine, tls, 1)
+      local _, used, there = meet(engine, tls, 40)
+      assert.equal(40, there)
+      assert.is_true(used <= 16, used)
     end)
 
     it("and counts what is finished and not taken", function()
@@ -621,6 +655,19 @@ describe("the engine", function()
       engine:cancel(first)
       assert.truthy(finish(engine, second).body:find " 2 ")
     end)
+
+    for _, name in ipairs { "HTTP", "TLS", "TLS with HTTP/2" } do
+      it("the only call, and keeps the connections that rest, over " .. name, function()
+        local of = name == "HTTP" and running or name == "TLS" and tls_1 or tls
+        local engine = open_tls(of)
+        local before = gathering.meet(engine, finish, { url = of.url, count = 3, seconds = 2 * process.slowness })
+        local id = engine:submit("GET", of.url .. "/sleep?seconds=5&id=1", nil, nil, 10000)
+        engine:run(50)
+        engine:cancel(id)
+        local after = gathering.meet(engine, finish, { url = of.url, count = 2, seconds = 2 * process.slowness })
+        for connection in pairs(after) do assert.is_true(before[connection], "a new connection") end
+      end)
+    end
 
     it("any number of times", function()
       local engine = open()
@@ -1096,6 +1143,25 @@ describe("the engine", function()
       assert.equal("ok", engine:take(id).body)
     end)
 
+    -- What was the parent's descriptor may be a file of the child's by then.
+    compiled("a child that has closed all descriptors keeps the files that it opens", function()
+      local close = system_calls.closing()
+      local engine, path = open(), folder:path "daemon.log"
+      assert.equal("ok", get(engine, "/ok").body)
+      local pid = in_child(function()
+        close(3, 255)
+        local files = {}
+        for i = 1, 20 do files[i] = assert(io.open(path, "a")) end
+        if get(engine, "/ok").body ~= "ok" then return 1 end
+        for i, file in ipairs(files) do
+          if not (file:write(i, "\n") and file:flush()) then return 2 end
+        end
+        return 0
+      end)
+      assert.equal(0, forking.wait(pid))
+      assert.equal(20, select(2, process.read_file(path):gsub("\n", "")))
+    end)
+
     compiled("a connection that the server closes under a TLS write ends no process", function()
       local program = process.LOAD .. ([[
         process.default_sigpipe()
@@ -1183,6 +1249,137 @@ describe("the engine", function()
         pcall(kept.submit, kept, "GET", URL .. "/ok", { ["X-A"] = "b", ["X-B"] = 1 }, "body", 10000)
         kept:cancel(kept:submit("POST", URL .. "/ok", { ["X-A"] = "b" }, "body", 10000))
       ]], 200, 1000)
+    end)
+  end)
+
+  describe("after a burst of calls", function()
+    -- Bytes that are in use and were not before: of the heap, which does not depend on where in it they are.
+    local PROGRAM = process.LOAD .. [[
+      local core = require "integrations.core"
+      local engine = core.engine { origin = %q, background = %s, max_connections = 16 }
+      local function burst(count)
+        local ids = {}
+        for i = 1, count do ids[i] = assert(engine:submit("GET", %q, nil, nil, 60000)) end
+        for _, id in ipairs(ids) do
+          local response, problem = engine:take(id)
+          while response == false do
+            if engine:run(100) == 0 then core.sleep(0.001) end
+            response, problem = engine:take(id)
+          end
+          assert(response, problem and problem.message)
+        end
+      end
+      burst(20)
+      collectgarbage()
+      collectgarbage()
+      local before = process.allocated()
+      burst(%d)
+      collectgarbage()
+      collectgarbage()
+      io.write(("%%.0f kB"):format((process.allocated() - before) / 1024))
+    ]]
+
+    local compiled = process.forking() and it or pending
+
+    for _, place in ipairs { "foreground", "background" } do
+      compiled("gives most of the memory back that it took, in the " .. place, function()
+        local output, status = process.run_lua(PROGRAM:format(running.url, tostring(place == "background"),
+          running.url .. "/ok", 3000 / process.slowness))
+        assert.equal(0, status, output)
+        local kept = tonumber(output:match "^(%-?%d+) kB$")
+        -- One that is watched keeps what is freed.
+        assert.is_true(process.instrumented ~= nil or kept < 4096, output)
+      end)
+    end
+  end)
+
+  describe("where the system refuses once, says so and goes on:", function()
+    local PROGRAM = [[
+      local core = require "integrations.core"
+      local engine
+      local function call()
+        local message, id, response, problem
+        if not engine then
+          engine, message = core.engine { origin = %q, background = %s }
+          if not engine then return message end
+        end
+        id, message = engine:submit("GET", %q, nil, nil, 10000)
+        if not id then return message end
+        repeat
+          if engine:run(100) == 0 then core.sleep(0.001) end
+          response, problem = engine:take(id)
+        until response ~= false
+        return response and response.body or problem.message
+      end
+      local first, second, third = call(), call(), call()
+      io.write(first, ", ", second, ", ", third)
+    ]]
+
+    local NO_POLLER = "the system has no epoll descriptor left"
+    local NO_THREAD = "the background thread could not be started"
+    local NOT_WATCHED = "the system could not watch a socket"
+    local rows = {
+      { "foreground", "epoll_create1 1", NO_POLLER },
+      { "foreground", "epoll_ctl 1", NOT_WATCHED },
+      { "foreground", "epoll_ctl 2", NOT_WATCHED },
+      { "background", "epoll_create1 1", NO_POLLER },
+      { "background", "eventfd 1", NO_THREAD },
+      { "background", "pthread_create 1", NO_THREAD },
+      { "background", "epoll_ctl 1", NO_THREAD }, -- of what wakes it
+      { "background", "epoll_ctl 2", NOT_WATCHED },
+      { "background", "epoll_ctl 3", NOT_WATCHED },
+    }
+    local compiled = process.has_command "gcc" and it or pending
+
+    for _, row in ipairs(rows) do
+      local place, failing, message = row[1], row[2], row[3]
+      compiled(("%s, in the %s"):format(failing, place), function()
+        local program = PROGRAM:format(running.url, tostring(place == "background"), running.url .. "/ok")
+        assert.same({ message .. ", ok, ok", 0 }, { process.run_lua(program, system_calls.failing(failing)) })
+      end)
+    end
+  end)
+
+  describe("among many engines", function()
+    -- Calls that find nobody: where a server answers, it counts on which processor it runs. The best of a few turns,
+    -- since the machine may be busy.
+    local PROGRAM = [[
+      local core = require "integrations.core"
+      local URL = "http://127.0.0.1:1"
+      local function call(engine)
+        local id = assert(engine:submit("GET", URL .. "/", nil, nil, 10000))
+        repeat engine:run(1000) until engine:take(id) ~= false
+      end
+      local engine, resting = core.engine { origin = URL }, {}
+      local function cost()
+        collectgarbage()
+        local best = math.huge
+        for _ = 1, 5 do
+          local begun = os.clock()
+          for _ = 1, 50 do call(engine) end
+          best = math.min(best, os.clock() - begun)
+        end
+        return best
+      end
+      cost()
+      local alone = cost()
+      for i = 1, %d do
+        resting[i] = assert(core.engine { origin = URL })
+        call(resting[i])
+      end
+      io.write(("%%.1f times"):format(cost() / alone))
+    ]]
+
+    -- libcurl has up to two descriptors for each.
+    local function count()
+      local limit = tonumber(process.shell "ulimit -n":match "^%d+") or 1000000
+      return math.floor(math.min(1000, (limit - 200) / 2) / process.slowness)
+    end
+
+    it("that rest, a call costs what it does alone", function()
+      local output, status = process.run_lua(PROGRAM:format(count()))
+      assert.equal(0, status, output)
+      assert.is_true(tonumber(output:match "^[%d.]+") < 3, output)
     end)
   end)
 

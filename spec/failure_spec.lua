@@ -28,8 +28,8 @@ describe("integrations.failure", function()
   end)
 
   it("says why a task was cancelled, and what to do", function()
-    assert.equal("integrations.list: cancelled (not_applied): the parallel run that this belongs to was cancelled; "
-      .. "do again what is still wanted (timeout)", tostring(failure.cancelled("integrations.list", "timeout")))
+    assert.equal("integrations.list: cancelled (not_applied): the parallel run that this belongs to was cancelled "
+      .. "(timeout)", tostring(failure.cancelled("integrations.list", "timeout")))
   end)
 
   it("has defaults for what is always there", function()

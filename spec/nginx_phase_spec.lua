@@ -1,9 +1,11 @@
 -- The phases of nginx, and callbacks: where a call can wait it does, and where it cannot it says so.
 package.path = "./spec/?.lua;" .. package.path
 
+local certificates = require "support.certificates"
 local cjson = require "cjson"
 local nginx = require "support.nginx"
 local pages = require "support.nginx_pages"
+local process = require "support.process"
 local upstream_server = require "support.nginx_upstream"
 
 local page, result = pages.page, pages.result
@@ -75,6 +77,9 @@ describe("nginx", function()
           note "balancer"),
         locations = {
           [[location = /noted { content_by_lua_block { require("support.nginx_inside").noted() } }]],
+          ("server_rewrite_by_lua_block { if ngx.var.uri == '/server_rewrite' then %s end }"):format(
+            note "server_rewrite"),
+          location("server_rewrite", ""),
           location("rewrite", ("rewrite_by_lua_block { %s }"):format(note "rewrite")),
           location("access", ("access_by_lua_block { %s }"):format(note "access")),
           ("location = /content { content_by_lua_block { %s ngx.print 'page' } }"):format(note "content"),
@@ -96,7 +101,7 @@ describe("nginx", function()
       pages.stop(running)
     end)
 
-    for _, name in ipairs { "rewrite", "access", "content", "timer", "thread" } do
+    for _, name in ipairs { "server_rewrite", "rewrite", "access", "content", "timer", "thread" } do
       it("can wait, works: " .. name, function()
         assert.same({ 200, "page" }, { running:get("/" .. name) })
         local came = noted(name)
@@ -137,6 +142,123 @@ describe("nginx", function()
       running:reload()
       assert_refused "exit_worker"
     end)
+  end)
+
+  describe("in a phase that cannot wait while the service lets no request go", function()
+    local running
+
+    -- A page whose client learns that for 5 seconds nothing may be sent. Then this phase calls.
+    local function limited(phase)
+      local directives = ([[
+        %s_by_lua_block {
+          local inside = require "support.nginx_inside"
+          inside.note(%q, function()
+            local client, events = package.loaded.limited.client, package.loaded.limited.events
+            local _, failed = client.integrations:list()
+            return { kind = failed.kind, attempts = failed.attempts, events = table.concat(events, " ") }
+          end)
+        }
+      ]]):format(phase, phase)
+      return page("/" .. phase, [[
+        local events = {}
+        local function on_event(event) table.insert(events, event.name) end
+        local client = inside.client { max_attempts = 1, on_event = on_event }
+        local all, failed = client.integrations:list()
+        package.loaded.limited = { client = client, events = events }
+        while table.remove(events) do end
+        return all, failed
+      ]], directives)
+    end
+
+    setup(function()
+      upstream:reset()
+      running = start {
+        locations = {
+          [[location = /noted { content_by_lua_block { require("support.nginx_inside").noted() } }]],
+          limited "header_filter", limited "log",
+        },
+      }
+    end)
+
+    teardown(function()
+      pages.stop(running)
+    end)
+
+    for _, phase in ipairs { "header_filter", "log" } do
+      it("refuses at once: " .. phase, function()
+        upstream:respond_next { status = 429, headers = { ["retry-after"] = "5", ["x-ratelimit-reset"] = "5" } }
+        assert.equal("rate_limited", pages.failed(running, "/" .. phase).kind)
+        local came
+        nginx.eventually(function()
+          local _, body = running:get("/noted?name=" .. phase)
+          came = body ~= "" and cjson.decode(body)
+          return came
+        end)
+        assert.is_nil(came.raised)
+        assert.same({ "invalid", 0 }, { came.result.kind, came.result.attempts })
+        assert.is_nil(came.result.events:find "wait")
+        assert.is_true(came.elapsed < 0.1, came.elapsed)
+        assert.equal(1, #upstream:requests())
+        upstream:reset()
+      end)
+    end
+  end)
+
+  describe("in a phase of a TLS handshake that cannot wait", function()
+    local folder
+
+    setup(function()
+      folder = certificates.new()
+      folder:self_signed "authority"
+      folder:issue("server", { authority = "authority", names = "IP:127.0.0.1" })
+    end)
+
+    teardown(function()
+      folder:remove()
+    end)
+
+    -- Where a session can be asked for again, which takes an id instead of a ticket.
+    local SERVER = [[
+      %s
+      server {
+        listen 127.0.0.1:PORT ssl;
+        ssl_certificate %s;
+        ssl_certificate_key %s;
+        ssl_protocols TLSv1.2;
+        ssl_session_tickets off;
+        %s
+        location = /noted { content_by_lua_block { require("support.nginx_inside").noted() } }
+      }
+    ]]
+
+    local function configuration(phase)
+      local code = ([[%s_by_lua_block {
+        local inside = require "support.nginx_inside"
+        inside.note("handshake", function() return inside.client().integrations:list() end)
+      }]]):format(phase)
+      local is_in_server = phase == "ssl_client_hello"
+      return SERVER:format(is_in_server and "" or code, folder:path "server.pem", folder:path "server.key",
+        is_in_server and code or "")
+    end
+
+    for _, phase in ipairs { "ssl_client_hello", "ssl_session_fetch" } do
+      it("refuses and lets the handshake go on: " .. phase, function()
+        upstream:reset()
+        local running = start { http = configuration(phase), locations = {} }
+        process.shell(("timeout 10 openssl s_client -connect 127.0.0.1:%d -tls1_2 -reconnect </dev/null"):format(
+          running.port))
+        local output = process.shell(
+          ("curl -s -m 10 --noproxy '*' --cacert %s 'https://127.0.0.1:%d/noted?name=handshake'"):format(
+            process.quote(folder:path "authority.pem"), running.port))
+        assert.are_not.equal("", output, "no handshake, or nothing noted")
+        local came = cjson.decode(output)
+        assert.is_nil(came.raised)
+        assert.same({ "invalid", "not_applied", 0 }, { came.failed.kind, came.failed.outcome, came.failed.attempts })
+        assert.truthy(came.failed.message:find(phase .. "_by_lua cannot wait", 1, true), came.failed.message)
+        assert.same({}, upstream:requests())
+        pages.stop(running)
+      end)
+    end
   end)
 
   describe("in a callback that cannot wait", function()

@@ -173,6 +173,53 @@ describe("nginx", function()
     end)
   end)
 
+  -- Within the tenth of a second between two looks for calls whose light threads are gone.
+  describe("with light threads that are killed just before their calls are answered", function()
+    local KILL = [[
+      local thread = ngx.thread.spawn(function() client.integrations:list() end)
+      ngx.sleep(0.04)
+      assert(ngx.thread.kill(thread))
+    ]]
+
+    local function rests(pid)
+      local before = nginx.naps(pid)
+      socket.sleep(0.2)
+      return nginx.naps(pid) - before < 20
+    end
+
+    local function check(code)
+      upstream:reset()
+      local running = start {
+        locations = {
+          page("/kill", code:gsub("KILL", KILL) .. " return 'well'"),
+          page("/well", [[return inside.shared("well").integrations:list()]]),
+        },
+      }
+      local worker = running:workers()[1]
+      assert.equal("well", result(running, "/kill"))
+      assert.same({}, result(running, "/well"))
+      assert.is_true(nginx.eventually(function() return rests(worker) end, 2), "does not rest")
+      assert.same({ worker }, running:workers())
+      local seconds = pages.stop(running, "QUIT")
+      assert.is_true(seconds < 2, seconds)
+    end
+
+    it("rests afterwards, and quits at once", function()
+      check(("local client = %s for _ = 1, 10 do KILL end"):format(at "/after/60"))
+    end)
+
+    it("rests afterwards, and quits at once, though their clients are closed", function()
+      check(([[
+        for round = 1, 10 do
+          local client = inside.client { base_url = %q }
+          KILL
+          if round %% 2 == 0 then ngx.sleep(0.03) end
+          client:close()
+        end
+      ]]):format(upstream.url .. "/after/60"))
+    end)
+  end)
+
   describe("at its end", function()
     local function start_silent(timeout)
       return start {

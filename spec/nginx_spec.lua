@@ -366,6 +366,53 @@ describe("nginx", function()
     end)
   end)
 
+  describe("with a transport that raises while it is looked after", function()
+    -- The first of two clients is broken, once. Returns what their calls came to.
+    local CODE = [[
+      local transport = require "integrations.transport"
+      local open, opened = transport.open, nil
+      transport.open = function(...)
+        opened = assert(open(...))
+        return opened
+      end
+      local clients = { inside.client { base_url = argument.url } }
+      transport.open = open
+      function opened.deliver()
+        opened.deliver = nil
+        error "not enough memory"
+      end
+      clients[2] = inside.client { base_url = argument.url }
+      local threads, counts = {}, {}
+      for i, client in ipairs(clients) do
+        threads[i] = ngx.thread.spawn(function() return #assert(client.integrations:list()) end)
+      end
+      for i, thread in ipairs(threads) do counts[i] = select(2, assert(ngx.thread.wait(thread))) end
+      assert(not rawget(opened, "deliver"))
+      return counts
+    ]]
+
+    local function check(http)
+      upstream:reset(3)
+      local running = start { http = http, locations = { page("/raising", CODE) } }
+      local came = pages.read(running:get("/raising?url=" .. upstream.url .. "/after/100"))
+      assert.is_nil(came.raised)
+      assert.same({ 3, 3 }, came.result)
+      assert.is_true(came.elapsed < 0.6, came.elapsed)
+      pages.stop(running, "TERM", "not enough")
+    end
+
+    it("calls end in time", function()
+      check()
+    end)
+
+    it("calls end in time where no more timers may run", function()
+      check [[
+        lua_max_running_timers 1;
+        init_worker_by_lua_block { ngx.timer.at(0, function() ngx.sleep(60) end) }
+      ]]
+    end)
+  end)
+
   describe("with many calls at once", function()
     local running, ids
 
@@ -424,7 +471,7 @@ describe("nginx", function()
 
     it("lets one worker learn of the rate limit from another", function()
       upstream:reset()
-      upstream:respond_next { status = 429, headers = { ["retry-after"] = "1" } }
+      upstream:respond_next { status = 429, headers = { ["retry-after"] = "1", ["x-ratelimit-reset"] = "1" } }
       local begun = socket.gettime()
       assert.equal("rate_limited", failed(running, "/limited").kind)
       local flying = {}

@@ -264,15 +264,17 @@ describe("integrations.parallel", function()
       end
     end)
 
-    it("ends the run by an error, which is raised as it was, once what has begun has ended", function()
+    it("ends the run by an error, which is told beside the results, once what has begun has ended", function()
       local raised, ended = {}, 0
-      local ok, got = pcall(parallel.map, numbers(10), function(i)
+      local results = parallel.map(numbers(10), function(i)
         work(i)
         ended = ended + 1
-        return true
+        return i
       end, { limit = 3, on_progress = function() error(raised) end })
-      assert.same({ false, 3 }, { ok, ended })
-      assert.equal(raised, got)
+      assert.equal(3, ended)
+      assert.same({ false, "error", 1, "cancelled" },
+        { results.ok, results.cancelled, results[1].value, results[10].failure.kind })
+      assert.equal(raised, results.error)
       assert.equal(1001, moment)
     end)
   end)
@@ -373,10 +375,10 @@ describe("integrations.parallel", function()
         "ok", "cancelled unknown 1 integrations.create", "cancelled not_applied 1 integrations.list",
         "cancelled not_applied 1 integrations.list", "cancelled not_applied 0 parallel.map",
       }, kinds(results))
-      assert.equal("parallel.map: cancelled (not_applied): the parallel run that this belongs to was cancelled; "
-        .. "do again what is still wanted (timeout)", tostring(results[5].failure))
+      assert.equal("parallel.map: cancelled (not_applied): the parallel run that this belongs to was cancelled "
+        .. "(timeout)", tostring(results[5].failure))
       assert.equal("integrations.create: cancelled (CANCELLED, unknown): the parallel run that this belongs to was "
-        .. "cancelled; do again what is still wanted (timeout); it may have been applied: look before you repeat it",
+        .. "cancelled (timeout); it may have been applied: look before you repeat it",
         tostring(results[2].failure))
       assert.equal(1005, moment)
     end)
@@ -498,9 +500,8 @@ describe("integrations.parallel", function()
           on_progress = i == 1 and function() error(raised) end or nil,
         })
       end)
-      assert.is_true(results[1].raised)
-      assert.equal(raised, results[1].failure)
-      assert.is_true(results[2].ok)
+      assert.equal(raised, results[1].value.error)
+      assert.is_true(results[2].value.ok)
     end)
 
     it("works by itself where the task cannot yield", function()
@@ -617,12 +618,24 @@ local inside_cases = {
       end })
     return table.concat(told, " ") .. " " .. results.cancelled .. ": " .. kinds(results)
   ]], "1/5 2/5 on_progress: ok, ok, cancelled not_applied, cancelled not_applied, cancelled not_applied" },
-  { "raises what on_progress raises, once what has begun has ended", [[
+  { "tells what on_progress raises beside the results, once what has begun has ended", [[
     local ended = 0
-    local ok, raised = pcall(parallel.map, numbers(9), function() ngx.sleep(0.01) ended = ended + 1 end, { limit = 3,
+    local results = parallel.map(numbers(9), function() ngx.sleep(0.01) ended = ended + 1 end, { limit = 3,
       on_progress = function() error({ "raised" }) end })
-    return ("%s %s %d"):format(tostring(ok), raised[1], ended)
-  ]], "false raised 3" },
+    return ("%s %s %d"):format(results.cancelled, results.error[1], ended)
+  ]], "error raised 3" },
+  { "fails calls, and not the worker, where nothing can wait", [[
+    local results
+    table.sort({ 2, 1 }, function(a, b)
+      results = parallel.map(numbers(2), function() return inside.client().integrations:list() end)
+      return a < b
+    end)
+    return results[1].failure.kind .. " " .. results[2].failure.kind
+  ]], "invalid invalid" },
+  { "may have all the time there is", [[
+    local results = parallel.map(numbers(2), function() ngx.sleep(0.01) return true end, { timeout = math.huge })
+    return tostring(results.ok)
+  ]], "true" },
   { "ends calls that wait for an answer by what was sent, and fails the others", [[
     local client = inside.client { base_url = argument.base_url .. "/after/5000" }
     local begun = ngx.now()
@@ -706,6 +719,67 @@ local inside_cases = {
 
 -- Where a page's code can be besides content_by_lua, and whether something else goes on meanwhile.
 local phases = { "rewrite_by_lua_block", "access_by_lua_block", "log_by_lua_block", "header_filter_by_lua_block" }
+
+describe("integrations.parallel over libcurl", function()
+  local server = require "integrations.emulator.server"
+  local running
+
+  setup(function()
+    running = assert(server.start { locations = [[
+      location /v3/marketing/integrations {
+        lua_check_client_abort on;
+        content_by_lua_block {
+          ngx.on_abort(function()
+            package.loaded.aborted = (package.loaded.aborted or 0) + 1
+            ngx.exit(499)
+          end)
+          ngx.sleep(30)
+        }
+      }
+      location = /aborted { content_by_lua_block { ngx.print(package.loaded.aborted or 0) } }
+    ]] })
+  end)
+
+  teardown(function()
+    running:stop()
+  end)
+
+  local function aborted()
+    return tonumber((process.shell("curl -s " .. running.url .. "/aborted")))
+  end
+
+  it("ends calls in flight by what was sent, and their connections", function()
+    local sg = assert(sendgrid.new { api_key = "SG.test.canary", base_url = running.url })
+    local calls = {
+      function()
+        return sg.integrations:create { destination = "Segment", filters = { email_events = { "open" } },
+          properties = { write_key = "canary0write0key", destination_region = "EU" } }
+      end,
+      function() return sg.integrations:list() end,
+    }
+    local results = parallel.map(calls, function(call) return call() end, { timeout = 0.2 * process.slowness })
+    assert.equal("timeout", results.cancelled)
+    assert.same({ "cancelled", "unknown", 1 },
+      { results[1].failure.kind, results[1].failure.outcome, results[1].failure.attempts })
+    assert.same({ "cancelled", "not_applied" }, { results[2].failure.kind, results[2].failure.outcome })
+    assert.is_nil(next(sg.session.transport.waiting))
+    assert.equal(0, sg.session.transport.engine:run(0))
+    local deadline = core.now() + 10
+    while aborted() < 2 and core.now() < deadline do core.sleep(0.01) end
+    assert.equal(2, aborted())
+    sg:close()
+  end)
+
+  it("ends them where their client is closed", function()
+    local sg = assert(sendgrid.new { api_key = "SG.test.canary", base_url = running.url })
+    local results = parallel.map({ "list", "close" }, function(name)
+      if name == "list" then return sg.integrations:list() end
+      task.current():sleep(0.05)
+      return sg:close()
+    end)
+    assert.same({ "closed", true }, { results[1].failure.kind, results[2].ok })
+  end)
+end)
 
 describe("integrations.parallel in nginx", function()
   local running, upstream

@@ -25,20 +25,20 @@ end
 
 -- Sends a request, which must go, and reads its answer.
 local function exchange(limit, response)
-  assert.is_nil(limit:take(now))
-  limit:done(response, now, epoch)
+  assert.is_nil(limit:take("list", now, 1))
+  limit:done("list", response, now, epoch)
 end
 
 -- How many of so many requests would go now.
 local function count(limit, most)
   local gone = 0
-  local seconds = limit:take(now)
+  local seconds = limit:take("list", now, 1)
   while not seconds do
     gone = gone + 1
     if gone == most then
       break
     end
-    seconds = limit:take(now)
+    seconds = limit:take("list", now, 1)
   end
   return gone, seconds
 end
@@ -51,6 +51,13 @@ local function new_dictionary()
   end
   function dictionary.set(_, key, value, expiry)
     values[key] = value
+    dictionary.expiries[key] = expiry
+    return true
+  end
+  function dictionary.expire(_, key, expiry)
+    if values[key] == nil then
+      return nil, "not found"
+    end
     dictionary.expiries[key] = expiry
     return true
   end
@@ -103,9 +110,9 @@ describe("integrations.rate_limit", function()
         local limit = new()
         assert.equal(1000, (count(limit, 1000)))
         for _ = 1, 1000 do
-          limit:done({ status = 200, headers = {} }, now, epoch)
-          limit:done({ status = 500 }, now, epoch)
-          limit:done(nil, now, epoch)
+          limit:done("list", { status = 200, headers = {} }, now, epoch)
+          limit:done("list", { status = 500 }, now, epoch)
+          limit:done("list", nil, now, epoch)
         end
         assert.equal(1000, (count(limit, 1000)))
       end)
@@ -115,7 +122,7 @@ describe("integrations.rate_limit", function()
         exchange(limit, answer(200, "3", "60", "10"))
         assert.same({ 3, rate_limit.STEP }, { count(limit, 10) }) -- their answers may tell
         for _, left in ipairs { "2", "1", "0" } do
-          limit:done(answer(200, left, "60", "10"), now, epoch)
+          limit:done("list", answer(200, left, "60", "10"), now, epoch)
         end
         assert.same({ 0, 60 }, { count(limit, 10) })
         moment = moment + 59
@@ -125,9 +132,9 @@ describe("integrations.rate_limit", function()
       it("counts those under way, in whatever order their answers come", function()
         local limit = new()
         assert.equal(5, (count(limit, 5)))
-        limit:done(answer(200, "6", "60", "10"), now, epoch) -- the fourth
+        limit:done("list", answer(200, "6", "60", "10"), now, epoch) -- the fourth
         assert.equal(2, (count(limit, 10)))
-        limit:done(answer(200, "9", "60", "10"), now, epoch) -- the first
+        limit:done("list", answer(200, "9", "60", "10"), now, epoch) -- the first
         assert.equal(1, (count(limit, 10)))
       end)
 
@@ -136,10 +143,10 @@ describe("integrations.rate_limit", function()
         exchange(limit, answer(200, "0", "60", "10"))
         moment = moment + 60
         assert.same({ 10, rate_limit.STEP }, { count(limit, 100) })
-        limit:done(answer(200, "9", "60", "10"), now, epoch)
+        limit:done("list", answer(200, "9", "60", "10"), now, epoch)
         assert.same({ 0, rate_limit.STEP }, { count(limit, 100) })
         for left = 8, 0, -1 do
-          limit:done(answer(200, tostring(left), "60", "10"), now, epoch)
+          limit:done("list", answer(200, tostring(left), "60", "10"), now, epoch)
         end
         assert.same({ 0, 60 }, { count(limit, 100) })
       end)
@@ -149,17 +156,17 @@ describe("integrations.rate_limit", function()
         exchange(limit, answer(200, "0", "60"))
         moment = moment + 60
         assert.same({ 1, rate_limit.STEP }, { count(limit, 100) })
-        limit:done(answer(200, "7", "60"), now, epoch)
+        limit:done("list", answer(200, "7", "60"), now, epoch)
         assert.equal(7, (count(limit, 100)))
       end)
 
       it("lets everything go again where that answer tells nothing", function()
         local limit = new()
-        exchange(limit, { status = 429, headers = { ["retry-after"] = "5" } })
+        exchange(limit, { status = 429, headers = { ["x-ratelimit-reset"] = "5" } })
         assert.same({ 0, 5 }, { count(limit, 100) })
         moment = moment + 5
         assert.equal(1, (count(limit, 100)))
-        limit:done({ status = 200, headers = {} }, now, epoch)
+        limit:done("list", { status = 200, headers = {} }, now, epoch)
         assert.equal(100, (count(limit, 100)))
       end)
 
@@ -178,26 +185,27 @@ describe("integrations.rate_limit", function()
         local limit = new()
         exchange(limit, answer(200, "1", "60", "10"))
         assert.equal(1, (count(limit, 10)))
-        limit:done(nil, now, epoch)
+        limit:done("list", nil, now, epoch)
         assert.equal(1, (count(limit, 10)))
       end)
 
       it("waits after a refusal for as long as the service asks, or until the reset", function()
         local cases = {
-          { { ["retry-after"] = "7" }, 7 },
+          { { ["x-ratelimit-reset"] = "7" }, 7 },
+          { { ["retry-after"] = "7" }, nil }, -- for whoever was refused
           { { ["retry-after"] = "7", ["x-ratelimit-remaining"] = "0", ["x-ratelimit-reset"] = "30" }, 7 },
           { { ["x-ratelimit-reset"] = "30" }, 30 },
           { { ["x-ratelimit-reset"] = ("%d"):format(EPOCH + 1012) }, 12 },
           { { ["x-ratelimit-reset"] = ("%d500"):format(EPOCH + 1012) }, 12.5 },
-          { { ["retry-after"] = "61" }, 60 },
-          { { ["retry-after"] = "99999" }, 60 },
-          { { ["retry-after"] = "0" }, nil },
+          { { ["x-ratelimit-reset"] = "61" }, 60 },
+          { { ["x-ratelimit-reset"] = "99999" }, 60 },
+          { { ["x-ratelimit-reset"] = "0" }, nil },
           { {}, nil },
         }
         for _, case in ipairs(cases) do
           local limit = new()
           exchange(limit, { status = 429, headers = case[1] })
-          assert.equal(case[2], limit:take(now))
+          assert.equal(case[2], limit:take("list", now, 1))
         end
       end)
 
@@ -217,10 +225,10 @@ describe("integrations.rate_limit", function()
           moment = 1000
           local limit = new()
           exchange(limit, told)
-          assert.equal(60, limit:take(now))
+          assert.equal(60, limit:take("list", now, 1))
           moment = moment + 60
           assert.equal(1, (count(limit, 1000)))
-          limit:done(answer(200, "99", "61", "100"), now, epoch)
+          limit:done("list", answer(200, "99", "61", "100"), now, epoch)
           assert.equal(99, (count(limit, 1000)))
         end
       end)
@@ -235,8 +243,8 @@ describe("integrations.rate_limit", function()
       it("is not moved by an answer of an earlier window", function()
         local limit = new()
         assert.equal(2, (count(limit, 2)))
-        limit:done(answer(200, "50", "60", "100"), now, epoch)
-        limit:done(answer(200, "0", "1", "100"), now, epoch)
+        limit:done("list", answer(200, "50", "60", "100"), now, epoch)
+        limit:done("list", answer(200, "0", "1", "100"), now, epoch)
         assert.equal(50, (count(limit, 100)))
       end)
 
@@ -251,9 +259,9 @@ describe("integrations.rate_limit", function()
       it("takes the earliest end that answers tell: some tell whole seconds only", function()
         local limit = new()
         assert.equal(2, (count(limit, 2)))
-        limit:done(answer(200, "1", "2"), now, epoch)
-        limit:done(answer(200, "0", "1"), now, epoch)
-        assert.equal(1, limit:take(now))
+        limit:done("list", answer(200, "1", "2"), now, epoch)
+        limit:done("list", answer(200, "0", "1"), now, epoch)
+        assert.equal(1, limit:take("list", now, 1))
       end)
     end)
   end
@@ -273,11 +281,11 @@ describe("integrations.rate_limit", function()
       local other = shared(dictionaries, "Bearer longer")
       local elsewhere = shared(dictionaries, "Bearer a", "https://b.example")
       exchange(first, answer(200, "0", "60", "10"))
-      assert.equal(60, second:take(now))
-      assert.is_nil(other:take(now))
-      assert.is_nil(elsewhere:take(now))
+      assert.equal(60, second:take("list", now, 1))
+      assert.is_nil(other:take("list", now, 1))
+      assert.is_nil(elsewhere:take("list", now, 1))
       moment = moment + 60
-      assert.is_nil(second:take(now))
+      assert.is_nil(second:take("list", now, 1))
       assert.equal(9, (count(first, 100)))
     end)
 
@@ -298,7 +306,8 @@ describe("integrations.rate_limit", function()
     end)
 
     it("lets everything go where the dictionary is full", function()
-      local full = { get = function() end, set = function() end, add = function() end, incr = function() end }
+      local full = { get = function() end, set = function() end, add = function() end, incr = function() end,
+        expire = function() end }
       local limit = shared({ limits = full }, "Bearer a")
       exchange(limit, answer(429, "0", "60", "10"))
       assert.equal(100, (count(limit, 100)))
@@ -316,7 +325,7 @@ describe("integrations.rate_limit", function()
       with_nginx({ limits = new_dictionary() }, function()
         local first, second = assert(new()), assert(new())
         exchange(first.session.rate_limit, answer(200, "0", "60", "10"))
-        assert.equal(60, second.session.rate_limit:take(now))
+        assert.equal(60, second.session.rate_limit:take("list", now, 1))
       end)
     end)
   end)
@@ -381,11 +390,12 @@ describe("integrations.rate_limit", function()
     end
 
     -- of a window, its seconds, an answer's seconds, then the most seconds that 200 calls may take
-    local services = { { 20, 0.3, 0.02, 3 }, { 20, 0.3, 0.1, 3.2 }, { 7, 1, 0.05, 30 }, { 100, 60, 0.2, 65 } }
+    local services = { { 20, 0.3, 0.02, 3 }, { 20, 0.3, 0.1, 3.2 }, { 7, 1, 0.05, 30 }, { 100, 60, 0.2, 65 },
+      { 10, 60, 3, 1300 } }
     for _, row in ipairs(services) do
       it(("has refusals in the first window only: %d in %g s, %g s each"):format(row[1], row[2], row[3]), function()
         local service = new_service(row[1], row[2], row[3])
-        local sg = new_client(service, { timeout = 600 })
+        local sg = new_client(service, { timeout = 6000 })
         local results = parallel.map(fill(200), function() return sg.integrations:list() end, { limit = 50 })
         assert.is_true(results.ok)
         assert.is_true(service.refused <= math.max(0, 50 - row[1]))
@@ -394,6 +404,25 @@ describe("integrations.rate_limit", function()
         assert.is_true(moment - 1000 <= row[4], moment)
       end)
     end
+
+    it("has no call fail of a thousand that begin at once, knowing nothing", function()
+      local service = new_service(100, 10, 0.2)
+      local sg = new_client(service, { timeout = 600 })
+      local results = parallel.map(fill(1000), function() return sg.integrations:list() end, { limit = 1000 })
+      assert.is_true(results.ok)
+      assert.equal(900, service.refused)
+      assert.equal(500, sg.session.budget.tokens)
+    end)
+
+    it("is each operation's own", function()
+      local service = new_service(1, 60, 0)
+      local sg = new_client(service, { timeout = 5, max_attempts = 1 })
+      assert(sg.integrations:list())
+      service.taken = 0
+      assert.equal("protocol", select(2, sg.integrations:get "id").kind)
+      assert.equal("rate_limited", select(2, sg.integrations:list()).kind)
+      assert.equal(2, service.requests)
+    end)
 
     it("is shared with those that are made by as", function()
       local service = new_service(1, 60, 0)
@@ -407,11 +436,11 @@ describe("integrations.rate_limit", function()
       local service = new_service(1, 60, 1)
       local sg = new_client(service, { timeout = 30 })
       assert(sg.integrations:list())
-      local _, failed = sg.integrations:delete "id"
+      local _, failed = sg.integrations:list()
       assert.same({ "rate_limited", "not_applied", 0, 59.5 },
         { failed.kind, failed.outcome, failed.attempts, failed.retry_after })
-      assert.equal("integrations.delete: rate_limited (not_applied): the service's rate limit is used up, and the time "
-        .. "limit is before its renewal: wait", tostring(failed))
+      assert.equal("integrations.list: rate_limited (not_applied): the service's rate limit is used up for another "
+        .. "59.5 s: wait, or raise timeout", tostring(failed))
       assert.same({ 1, 1001 }, { service.requests, moment })
     end)
 
@@ -435,7 +464,7 @@ describe("integrations.rate_limit", function()
       assert(sg.integrations:list())
       sg.session.on_event = function() sg.session.closed = true end
       assert.equal("closed", select(2, sg.integrations:list()).kind)
-      assert.equal(0, sg.session.rate_limit.store.flying)
+      assert.equal(0, sg.session.rate_limit.stores["integrations.list"].flying)
     end)
   end)
 end)

@@ -201,7 +201,8 @@ describe("integrations.scheduler", function()
         function() sources[2]:answer_after(1) end,
       })
       assert.equal(1, #sources[1].runs + #sources[2].runs)
-      assert.same({ 1, 1 }, { sources[1].delivered, sources[2].delivered })
+      -- Before and after: a call that blocked may have moved the bytes of others.
+      assert.same({ 2, 2 }, { sources[1].delivered, sources[2].delivered })
     end)
 
     it("no longer than that", function()

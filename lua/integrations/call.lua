@@ -97,7 +97,7 @@ local function outcome_of(operation, sent, status)
   return status < 300 and "applied" or "not_applied"
 end
 
--- Whether somebody has ended it.
+-- Whether somebody has ended it, or this place allows none. Asked before anything is waited for.
 local function halted(session, operation)
   local running = task.running()
   if session.closed then
@@ -105,6 +105,9 @@ local function halted(session, operation)
   elseif running and running.cancelled then
     return failure.cancelled(operation.name, running.cancelled)
   end
+  local transport = session.transport
+  local refused = transport.refusal and transport:refusal()
+  return refused and failure.from_transport(operation.name, refused) or nil
 end
 
 -- Why nothing can be sent any more, or nil. `left` is the time until the deadline.
@@ -127,7 +130,7 @@ local function rate_limited(operation, seconds)
   return failure.new {
     kind = "rate_limited",
     operation = operation.name,
-    message = "the service's rate limit is used up, and the time limit is before its renewal: wait",
+    message = ("the service's rate limit is used up for another %.3g s: wait, or raise timeout"):format(seconds),
     retry_after = seconds,
   }
 end
@@ -147,7 +150,7 @@ end
 local function admit(session, operation, request, deadline)
   local limit = session.rate_limit
   local ended = halted(session, operation)
-  local seconds = not ended and limit and limit:take(session.now)
+  local seconds = not ended and limit and limit:take(operation.name, session.now, session.timeout)
   while seconds and not ended do
     if seconds > deadline - session.now() then
       return rate_limited(operation, seconds)
@@ -158,15 +161,15 @@ local function admit(session, operation, request, deadline)
       session.transport:sleep(seconds) -- no news: it follows a longer wait, or is over at once
     end
     ended = halted(session, operation)
-    seconds = not ended and limit:take(session.now)
+    seconds = not ended and limit:take(operation.name, session.now, session.timeout)
   end
   return ended
 end
 
 -- `response` is absent where no whole one came.
-local function give_back(session, response)
+local function give_back(session, operation, response)
   if session.rate_limit then
-    session.rate_limit:done(response, session.now, os.time)
+    session.rate_limit:done(operation.name, response, session.now, os.time)
   end
 end
 
@@ -177,13 +180,13 @@ local function attempt(session, operation, request, deadline)
   local left = deadline - session.now()
   local stopped = obstacle(session, operation, left)
   if stopped then
-    give_back(session)
+    give_back(session, operation)
     return nil, stopped
   end
   request.attempts = request.attempts + 1
   request.timeout_ms = math.max(1, math.floor(left * 1000))
   local response, problem = session.transport:send(request)
-  give_back(session, response)
+  give_back(session, operation, response)
   if not response then
     local failed = failure.from_transport(operation.name, problem)
     failed.outcome = outcome_of(operation, problem.sent ~= false, failed.status)
@@ -227,11 +230,13 @@ end
 
 -- Waits until the next attempt; false where there will be none.
 local function wait_for_next(session, operation, request, deadline, failed)
+  local limit = failed.kind == "rate_limited" and session.rate_limit
   local delay, reason = retry.plan(failed, operation, {
     attempt = request.attempts,
     max_attempts = session.max_attempts,
     retry_writes = session.retry_writes,
     budget = session.budget,
+    is_held_back = limit and limit:is_known(operation.name) or false,
     random = random(session),
     left = deadline - session.now(),
   })

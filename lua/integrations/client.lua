@@ -1,7 +1,8 @@
 --- What the clients of all services share: options, one transport, closing.
 ---
 --- A client is declared: `name`, `options` (a schema; the shared ones are added), `base_url`,
---- `credentials`, `headers` (functions of the options), `read_failure`, and `services`.
+--- `credentials`, `headers` (functions of the options), `read_failure`, `response_headers` (those that it reads), and
+--- `services`.
 local failure = require "integrations.failure"
 local integrations = require "integrations"
 local rate_limit = require "integrations.rate_limit"
@@ -146,6 +147,19 @@ local function merge(first, second)
   return merged
 end
 
+-- What is read here of a response's headers, see retry and rate_limit; a declaration adds its own.
+local read_headers = { "date", "retry-after", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset" }
+
+local function wanted_headers(declaration)
+  local names = {}
+  for _, list in ipairs { read_headers, declaration.response_headers or {} } do
+    for _, name in ipairs(list) do
+      names[#names + 1] = name
+    end
+  end
+  return names
+end
+
 local function open_transport(declaration, options, base_url)
   return transport.open(options.transport, {
     origin = base_url,
@@ -155,6 +169,7 @@ local function open_transport(declaration, options, base_url)
     ca_file = options.ca_file,
     proxy = options.proxy,
     max_connections = options.max_connections,
+    wanted_headers = wanted_headers(declaration),
     allow_blocking = options.allow_blocking,
   })
 end

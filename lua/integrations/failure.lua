@@ -114,7 +114,7 @@ function failure.closed(operation)
   }
 end
 
-local CANCELLED = "the parallel run that this belongs to was cancelled; do again what is still wanted"
+local CANCELLED = "the parallel run that this belongs to was cancelled"
 
 --- What a task is told once it is not wanted any more.
 ---@param operation string

@@ -31,12 +31,13 @@ local DEFAULT_LIMIT = 16
 ---@alias integrations.parallel.Reason
 ---| "timeout"     # the time was up
 ---| "on_progress" # it returned false
----| "error"       # the run itself was interrupted by an error, which is raised at its end
+---| "error"       # on_progress has raised one; or the run itself was interrupted by one, which is raised at its end
 
 ---@class integrations.parallel.Results an array in the order of the items
 ---@field [integer] integrations.parallel.Result
 ---@field ok boolean whether all are
 ---@field cancelled? integrations.parallel.Reason
+---@field error? any what `on_progress` has raised: not raised again, for the results of writes would be lost
 
 -- ---- arguments ------------------------------------------------------------------------------
 
@@ -196,7 +197,8 @@ function Run:report()
     self.reported = self.reported + 1
     local ok, result = pcall(self.on_progress, self.reported, #self.items)
     if not ok then
-      self:fail(result)
+      self.results.ok, self.results.error = false, result
+      self:cancel "error"
     elseif result == false then
       self:cancel "on_progress"
     end
@@ -334,7 +336,7 @@ end
 
 -- ---- light threads of nginx -----------------------------------------------------------------
 
-local A_DAY = 86400 -- seconds; a semaphore's wait must have an end
+local A_DAY = 86400 -- seconds; a semaphore's wait must have an end, and milliseconds that fit an int
 local POLL = 0.002 -- seconds between looks at a source that nginx does not know of
 
 -- How a light thread waits.
@@ -350,7 +352,7 @@ local function new_light_driver()
       source:deliver()
       seconds = math.min(seconds or POLL, POLL)
     end
-    one.semaphore:wait(math.max(0, seconds or A_DAY))
+    one.semaphore:wait(math.max(0, math.min(seconds or A_DAY, A_DAY)))
     one.waiting = false
   end
   function driver.wake(_, one)

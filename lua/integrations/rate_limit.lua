@@ -1,6 +1,6 @@
 --- What is known of the service's rate limit: so many requests in a window of time, after which a new one
---- begins. All calls of a client share it, so that they wait for the next window instead of being refused.
---- Pure: the clocks are handed in, and whoever asks does the waiting.
+--- begins. All calls of a client to the same operation share it (SendGrid limits each endpoint by itself), so that they
+--- wait for the next window instead of being refused. The clocks are handed in, and whoever asks does the waiting.
 ---
 --- An answer tells what was left of the window when the service counted its request. Requests that are
 --- under way may not be counted yet: what may still go is what the answers left, less those. So more than
@@ -14,14 +14,20 @@ local rate_limit = {}
 --- Seconds after which to ask again, where answers that are due will tell.
 rate_limit.STEP = 0.02
 
--- Seconds without news after which those who wait for them go on: of the requests under way some may have
--- been lost.
-local PATIENCE = 1
-
 ---@class integrations.RateLimit
----@field store table
+---@field open fun(operation: string): table makes the store of an operation
+---@field stores table<string, table> those that were made
 local RateLimit = {}
 RateLimit.__index = RateLimit
+
+local function store_of(self, operation)
+  local store = self.stores[operation]
+  if not store then
+    store = self.open(operation)
+    self.stores[operation] = store
+  end
+  return store
+end
 
 -- ---- where it is kept -----------------------------------------------------------------------
 
@@ -29,7 +35,7 @@ RateLimit.__index = RateLimit
 -- flying  requests under way
 -- limit   requests of a window, where an answer told
 -- reset   when the window ends; absent: no answer told yet
--- early   whether the service said that it ends later than that
+-- cut     whether the service said that it ends later than that
 -- heard   when an answer told last
 local Memory = {}
 Memory.__index = Memory
@@ -58,13 +64,16 @@ local shared_fields = {
     return Shared[name] or self.dictionary:get(self.prefix .. name)
   end,
   __newindex = function(self, name, value)
-    self.dictionary:set(self.prefix .. name, value, EXPIRY)
+    self.dictionary:set(self.prefix .. name, value, name == "flying" and FLYING_EXPIRY or EXPIRY)
   end,
 }
 
 --- As Memory's. Where the dictionary is full, nothing is known.
 function Shared:add(name, number)
-  return self.dictionary:incr(self.prefix .. name, number, 0, FLYING_EXPIRY) or 0
+  local key = self.prefix .. name
+  local sum = self.dictionary:incr(key, number, 0, FLYING_EXPIRY)
+  self.dictionary:expire(key, FLYING_EXPIRY) -- the other one is only for a key that was not there
+  return sum or 0
 end
 
 --- As Memory's: one worker only.
@@ -76,14 +85,15 @@ end
 
 local function renew(store, moment, reset)
   if store:claim(reset) then
-    store.left = not store.early and store.limit or 1
+    store.left = not store.cut and store.limit or 1
     store.heard = moment
     store.reset = nil
   end
 end
 
--- Seconds until one more request may go, which `flying` counts already, or nil.
-local function time_to_wait(store, moment)
+-- Seconds until one more request may go, which `flying` counts already, or nil. Without news for longer than a
+-- request takes, those under way were lost.
+local function time_to_wait(store, moment, patience)
   local reset = store.reset
   if reset and moment >= reset then
     renew(store, moment, reset)
@@ -94,7 +104,7 @@ local function time_to_wait(store, moment)
     return nil
   elseif left <= 0 and reset then
     return reset - moment
-  elseif moment - (store.heard or 0) < PATIENCE then
+  elseif moment - (store.heard or 0) < patience then
     return math.min(rate_limit.STEP, reset and reset - moment or rate_limit.STEP)
   end
   store.flying = 1
@@ -103,19 +113,28 @@ end
 
 --- Takes one of the requests that may go, for which `done` must be called afterwards; or says how long to
 --- wait before asking again.
+---@param operation string
 ---@param now fun(): number seconds
+---@param patience number seconds after which a request has ended, whatever became of it
 ---@return number? seconds nil: it may go
-function RateLimit:take(now)
-  local store = self.store
+function RateLimit:take(operation, now, patience)
+  local store = store_of(self, operation)
   store:add("flying", 1)
   if not store.left then
     return nil
   end
-  local seconds = time_to_wait(store, now())
+  local seconds = time_to_wait(store, now(), patience)
   if seconds then
     store:add("flying", -1)
   end
   return seconds
+end
+
+--- Whether it is known when the next window begins.
+---@param operation string
+---@return boolean
+function RateLimit:is_known(operation)
+  return store_of(self, operation).reset ~= nil
 end
 
 -- ---- after it -------------------------------------------------------------------------------
@@ -134,7 +153,7 @@ local function read_count(text, least)
 end
 
 local function set_reset(store, moment, seconds)
-  store.early = seconds > LONGEST or nil
+  store.cut = seconds > LONGEST or nil
   store.reset = moment + math.min(seconds, LONGEST)
 end
 
@@ -170,7 +189,8 @@ end
 
 local function hear(store, response, now, epoch)
   local told = read(response, epoch)
-  local seconds = response.status == 429 and retry.after(response, epoch()) or 0
+  -- A Retry-After by itself is no limit that all share: it is for whoever was refused.
+  local seconds = response.status == 429 and retry.reset(response, epoch()) and retry.after(response, epoch()) or 0
   if told then
     learn(store, told, now())
   end
@@ -182,11 +202,12 @@ local function hear(store, response, now, epoch)
 end
 
 --- A request that `take` let go has ended.
+---@param operation string
 ---@param response? { status: integer, headers?: table<string, string> } absent: there was no whole answer
 ---@param now fun(): number seconds, the clock of `take`
 ---@param epoch fun(): number seconds since 1970
-function RateLimit:done(response, now, epoch)
-  local store = self.store
+function RateLimit:done(operation, response, now, epoch)
+  local store = store_of(self, operation)
   if store:add("flying", -1) < 0 then
     store.flying = 0
   end
@@ -200,7 +221,10 @@ end
 --- What a client knows at first: nothing.
 ---@return integrations.RateLimit
 function rate_limit.new()
-  return setmetatable({ store = setmetatable({}, Memory) }, RateLimit)
+  local function open()
+    return setmetatable({}, Memory)
+  end
+  return setmetatable({ open = open, stores = {} }, RateLimit)
 end
 
 local function dictionary_of(name)
@@ -231,8 +255,12 @@ function rate_limit.shared(name, address, credentials)
   end
   table.sort(parts)
   local hash = rawget(_G, "ngx").md5(table.concat(parts, "\n")):sub(1, 8)
-  local store = { dictionary = dictionary_of(name), prefix = ("%s %s "):format(address, hash) }
-  return setmetatable({ store = setmetatable(store, shared_fields) }, RateLimit)
+  local dictionary = dictionary_of(name)
+  local function open(operation)
+    local store = { dictionary = dictionary, prefix = ("%s %s %s "):format(address, hash, operation) }
+    return setmetatable(store, shared_fields)
+  end
+  return setmetatable({ open = open, stores = {} }, RateLimit)
 end
 
 return rate_limit

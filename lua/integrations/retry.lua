@@ -146,6 +146,7 @@ end
 ---@field max_attempts integer
 ---@field retry_writes? boolean
 ---@field budget integrations.RetryBudget
+---@field is_held_back? boolean whether the service's rate limit lets no more retries go than it can take
 ---@field random number from 0 to 1
 ---@field left number seconds until the deadline
 
@@ -165,7 +166,7 @@ function retry.plan(failed, operation, state)
     return nil, failed.retry_after
       and ("the server wants to be asked again in %.3g s, and the time limit is before that"):format(failed.retry_after)
       or "no time was left to try again"
-  elseif not spend(state.budget, failed) then
+  elseif not state.is_held_back and not spend(state.budget, failed) then
     return nil, "not tried again, since too many calls of this client failed before"
   end
   return delay

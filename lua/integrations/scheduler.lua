@@ -194,11 +194,19 @@ local function wake_due(self)
   end
 end
 
-local function run_sources(self, seconds)
-  local source = next(self.sources)
-  source:run(math.ceil(math.min(seconds, LONGEST) * 1000))
+local function deliver(self)
   for each in pairs(self.sources) do -- which only get fewer
     each:deliver()
+  end
+end
+
+-- A call that blocked may have moved the bytes of others, too: what ended then is delivered first.
+local function run_sources(self, seconds)
+  deliver(self)
+  local source = next(self.sources)
+  if source then
+    source:run(is_empty(self.ready) and math.ceil(math.min(seconds, LONGEST) * 1000) or 0)
+    deliver(self)
   end
 end
 
@@ -232,6 +240,7 @@ end
 function scheduler.new(clock)
   clock = clock or require "integrations.core"
   return setmetatable({
+    plain = true,
     now = clock.now,
     sleep = clock.sleep,
     coroutine = plain_coroutine(),

@@ -206,6 +206,7 @@ local Client = client.define {
     return { ["on-behalf-of"] = given.on_behalf_of }
   end,
   read_failure = read_failure,
+  response_headers = { "x-request-id" },
   services = {
     integrations = require "integrations.sendgrid.integrations",
   },

@@ -13,6 +13,7 @@ local tasks = setmetatable({}, { __mode = "kv" })
 ---@field deliver fun(self) wakes the tasks whose calls have ended
 
 ---@class integrations.Driver how the tasks of one kind wait
+---@field plain? boolean whether their coroutines are Lua's own, also in nginx
 ---@field now fun(): number seconds
 ---@field suspend fun(self, task: integrations.Task, source?: integrations.Source, seconds?: number)
 ---@field wake fun(self, task: integrations.Task)

@@ -105,6 +105,15 @@ function nginx.processor_time(pid)
   return (user + system) / 100
 end
 
+--- How often the threads of a process have gone to sleep so far: one that has nothing to do stays asleep.
+function nginx.naps(pid)
+  local naps = 0
+  for count in process.shell(("cat /proc/%s/task/*/status"):format(pid)):gmatch "\nvoluntary_ctxt_switches:%s*(%d+)" do
+    naps = naps + count
+  end
+  return naps
+end
+
 -- ---- nginx ----------------------------------------------------------------------------------
 
 ---@class support.Nginx

@@ -24,6 +24,7 @@ function Engine.open(class, options, background)
     ca_file = options.ca_file,
     proxy = options.proxy,
     background = background,
+    wanted_headers = options.wanted_headers and "\n" .. table.concat(options.wanted_headers, "\n") .. "\n",
   }
   if not engine then
     return nil, message

@@ -48,6 +48,7 @@ local built_in = {
 ---@field ca_file? string
 ---@field proxy? string
 ---@field max_connections? integer (256)
+---@field wanted_headers? string[] in lower case: which of a response's headers are read; absent: all
 ---@field allow_blocking? boolean whether a call may block nginx's worker where it cannot wait
 
 -- What comes from a transport of the caller's own is copied, so that later on it is what it should be.

@@ -1,0 +1,104 @@
+--- A system that has run out of something, for programs that process.run_lua starts: a library that is loaded before
+--- the others fails in its place, once.
+---
+--- The same library is a Lua module that closes descriptors behind everybody's back, as a daemon does after its fork.
+local process = require "support.process"
+
+local system_calls = {}
+
+local LIBRARY = "build/spec/system_calls.so"
+local FAILING = "INTEGRATIONS_SPEC_FAILING"
+
+local SOURCE = [[
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+/* Whether it is the turn of this one: INTEGRATIONS_SPEC_FAILING is "epoll_ctl 3" where the third call fails. */
+static int is_due(const char *name, int *calls) {
+  const char *failing = getenv("INTEGRATIONS_SPEC_FAILING");
+  size_t size = strlen(name);
+  if (failing == NULL || strncmp(failing, name, size) != 0 || failing[size] != ' ') return 0;
+  return __atomic_add_fetch(calls, 1, __ATOMIC_SEQ_CST) == atoi(failing + size);
+}
+
+static int fail(int number) {
+  errno = number;
+  return -1;
+}
+
+int epoll_create1(int flags) {
+  static int calls;
+  int (*original)(int) = (int (*)(int))dlsym(RTLD_NEXT, "epoll_create1");
+  return is_due("epoll_create1", &calls) ? fail(EMFILE) : original(flags);
+}
+
+int epoll_ctl(int poller, int operation, int descriptor, struct epoll_event *event) {
+  static int calls;
+  int (*original)(int, int, int, struct epoll_event *) =
+      (int (*)(int, int, int, struct epoll_event *))dlsym(RTLD_NEXT, "epoll_ctl");
+  if (operation != EPOLL_CTL_DEL && is_due("epoll_ctl", &calls)) return fail(ENOSPC);
+  return original(poller, operation, descriptor, event);
+}
+
+int eventfd(unsigned int value, int flags) {
+  static int calls;
+  int (*original)(unsigned int, int) = (int (*)(unsigned int, int))dlsym(RTLD_NEXT, "eventfd");
+  return is_due("eventfd", &calls) ? fail(EMFILE) : original(value, flags);
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *), void *context) {
+  static int calls;
+  int (*original)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) =
+      (int (*)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *))dlsym(RTLD_NEXT, "pthread_create");
+  return is_due("pthread_create", &calls) ? EAGAIN : original(thread, attributes, run, context);
+}
+
+typedef struct lua_State lua_State;
+typedef int (*lua_CFunction)(lua_State *L);
+void lua_pushcclosure(lua_State *L, lua_CFunction function, int upvalues);
+double luaL_checknumber(lua_State *L, int index);
+
+static int close_descriptors(lua_State *L) {
+  for (int i = (int)luaL_checknumber(L, 1), last = (int)luaL_checknumber(L, 2); i <= last; i++) close(i);
+  return 0;
+}
+
+int luaopen_close(lua_State *L) {
+  lua_pushcclosure(L, close_descriptors, 0);
+  return 1;
+}
+]]
+
+local function build()
+  local temporary = LIBRARY .. "." .. tostring({}):match "%w+$"
+  process.shell "mkdir -p build/spec"
+  process.write_file(temporary .. ".c", SOURCE)
+  local output = process.shell(("gcc -O1 -shared -fPIC -o %s %s.c -ldl && mv %s %s; rm -f %s.c"):format(
+    temporary, temporary, temporary, LIBRARY, temporary))
+  assert(process.read_file(LIBRARY), output)
+end
+
+--- The environment of a program in which this one call fails.
+---@param failing string "epoll_ctl 3": the third one of them
+---@return string[]
+function system_calls.failing(failing)
+  build()
+  local library = process.shell("pwd"):match "^[^\n]+" .. "/" .. LIBRARY
+  local preload = os.getenv "LD_PRELOAD"
+  return { "LD_PRELOAD=" .. (preload and preload .. " " or "") .. library, FAILING .. "=" .. failing }
+end
+
+--- A function that closes the descriptors from the first one to the last, whosever they are.
+---@return fun(first: integer, last: integer)
+function system_calls.closing()
+  build()
+  return assert(package.loadlib("./" .. LIBRARY, "luaopen_close"))()
+end
+
+return system_calls
