@@ -333,6 +333,7 @@ describe("nginx", function()
       assert.is_true(nginx.threads(worker) <= 2)
     end
     assert.same({ worker }, running:workers())
+    socket.sleep(0.1) -- nginx complains of semaphores of a Lua state that it did not close, such as the last timer's
     pages.stop(running, "TERM", "lua_code_cache is off")
   end)
 
