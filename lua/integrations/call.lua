@@ -218,14 +218,14 @@ end
 -- ---- calls ----------------------------------------------------------------------------------
 
 -- math.random repeats itself in every process where nobody seeded it, and jitter is there to keep
--- processes apart: the clock differs in each, and so does where this table is. The factor spreads
--- neighbours (it is the golden ratio's).
+-- processes apart: the clock differs in each, and so does where this table is. The sine spreads them, also
+-- where both grow in even steps: no factor would do that for all steps.
 local function random(session)
   if session.random then
     return session.random()
   end
   local address = tonumber(tostring(session):match "%x+$" or "0", 16) % 65536
-  return (session.now() * 1e6 + address) * 0.6180339887498949 % 1
+  return math.sin(session.now() * 1e6 + address) * 43758.5453 % 1
 end
 
 -- Waits until the next attempt; false where there will be none.
