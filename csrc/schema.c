@@ -92,7 +92,7 @@ static size_t count_fields(lua_State *L, int table) {
   return count;
 }
 
-/* Reads an array of strings: `enum`, `required`. */
+/* Reads an array of strings: `enum`, `required`, `exactlyOne`. */
 static names read_names(compiler *c, int declaration, const char *word) {
   names list = {NULL, 0};
   if (!push_word(c, declaration, word, LUA_TTABLE)) return list;
@@ -144,13 +144,13 @@ static unsigned read_types(compiler *c, int declaration) {
   return bits;
 }
 
-static void compile_properties(compiler *c, int declaration, node *n) {
-  if (!push_word(c, declaration, "properties", LUA_TTABLE)) return;
+/* Compiles a table of named schemas: `properties`, `mapping`. */
+static names compile_children(compiler *c, int declaration, const char *word,
+                              const node ***compiled) {
+  if (!push_word(c, declaration, word, LUA_TTABLE)) return (names){NULL, 0};
   lua_State *L = c->L;
   int table = lua_gettop(L);
   size_t count = count_fields(L, table);
-  if (count > SCHEMA_MAX_PROPERTIES)
-    luaL_error(L, "schema: more than %d properties", SCHEMA_MAX_PROPERTIES);
   name *items = anchored_memory(c, count * sizeof *items);
   const node **children = anchored_memory(c, count * sizeof *children);
   size_t used = 0;
@@ -166,30 +166,34 @@ static void compile_properties(compiler *c, int declaration, node *n) {
     items[at] = key;
     children[at] = child;
   }
-  n->properties = (names){items, count};
-  n->children = children;
   lua_pop(L, 1);
+  *compiled = children;
+  return (names){items, count};
 }
 
-static void compile_required(compiler *c, int declaration, node *n) {
-  names required = read_names(c, declaration, "required");
-  for (size_t i = 0; i < required.count; i++) {
-    size_t at = schema_find_name(&n->properties, required.items[i].bytes, required.items[i].size);
-    if (at == SIZE_MAX)
-      luaL_error(c->L, "schema: required '%s' is not among the properties",
-                 required.items[i].bytes);
-    n->required |= UINT64_C(1) << at;
-  }
+static void compile_properties(compiler *c, int declaration, node *n) {
+  n->properties = compile_children(c, declaration, "properties", &n->children);
+  if (n->properties.count > SCHEMA_MAX_PROPERTIES)
+    luaL_error(c->L, "schema: more than %d properties", SCHEMA_MAX_PROPERTIES);
+}
+
+static uint64_t property_bit(compiler *c, const node *n, const char *word, const name *property) {
+  size_t at = schema_find_name(&n->properties, property->bytes, property->size);
+  if (at == SIZE_MAX)
+    luaL_error(c->L, "schema: %s '%s' is not among the properties", word, property->bytes);
+  return UINT64_C(1) << at;
+}
+
+/* Reads an array of properties' names as their bits. */
+static uint64_t read_property_bits(compiler *c, int declaration, const char *word, const node *n) {
+  names list = read_names(c, declaration, word);
+  uint64_t bits = 0;
+  for (size_t i = 0; i < list.count; i++) bits |= property_bit(c, n, word, &list.items[i]);
+  return bits;
 }
 
 /* A misspelt word would silently check nothing: it is refused. */
-static void refuse_unknown_words(compiler *c, int declaration) {
-  static const char *const known[] = {
-      "type",      "properties", "required",      "additionalProperties",
-      "items",     "enum",       "minItems",      "maxItems",
-      "minLength", "maxLength",  "minProperties", "uniqueItems",
-      "minimum",   "maximum",    "description",   "default",
-      "example",   NULL};
+static void refuse_unknown_words(compiler *c, int declaration, const char *const *known) {
   for (lua_pushnil(c->L); lua_next(c->L, declaration); lua_pop(c->L, 1)) {
     const char *word = lua_type(c->L, -2) == LUA_TSTRING ? lua_tostring(c->L, -2) : "[number]";
     size_t i = 0;
@@ -198,11 +202,43 @@ static void refuse_unknown_words(compiler *c, int declaration) {
   }
 }
 
+/* OpenAPI's word. A mapped schema is final: none of the APIs maps on from there. */
+static void compile_discriminator(compiler *c, int declaration, node *n) {
+  static const char *const words[] = {"propertyName", "mapping", NULL};
+  if (!push_word(c, declaration, "discriminator", LUA_TTABLE)) return;
+  lua_State *L = c->L;
+  int table = lua_gettop(L);
+  refuse_unknown_words(c, table, words);
+  if (n->types != OBJECT) luaL_error(L, "schema: 'discriminator' needs the type 'object' alone");
+  discriminator *d = anchored_memory(c, sizeof *d);
+  if (!push_word(c, table, "propertyName", LUA_TSTRING))
+    luaL_error(L, "schema: 'discriminator' needs a 'propertyName'");
+  d->property = anchored_name(c, lua_gettop(L));
+  property_bit(c, n, "propertyName", &d->property);
+  d->values = compile_children(c, table, "mapping", &d->schemas);
+  if (d->values.count == 0) luaL_error(L, "schema: 'discriminator' needs a 'mapping'");
+  for (size_t i = 0; i < d->values.count; i++) {
+    if (d->schemas[i]->types != OBJECT)
+      luaL_error(L, "schema: mapped '%s' needs the type 'object' alone", d->values.items[i].bytes);
+    if (d->schemas[i]->discriminator != NULL)
+      luaL_error(L, "schema: mapped '%s' must not have a 'discriminator'",
+                 d->values.items[i].bytes);
+  }
+  n->discriminator = d;
+  lua_settop(L, table - 1);
+}
+
 static const node *compile_node(compiler *c, int declaration) {
+  static const char *const words[] = {
+      "type",      "properties", "required",      "additionalProperties",
+      "items",     "enum",       "minItems",      "maxItems",
+      "minLength", "maxLength",  "minProperties", "uniqueItems",
+      "minimum",   "maximum",    "description",   "default",
+      "example",   "exactlyOne", "discriminator", NULL};
   if (!lua_istable(c->L, declaration)) luaL_error(c->L, "schema: a schema must be a table");
   if (++c->depth > MAX_DECLARATION) luaL_error(c->L, "schema: nested too deep");
   luaL_checkstack(c->L, 12, "schema");
-  refuse_unknown_words(c, declaration);
+  refuse_unknown_words(c, declaration, words);
   node *n = anchored_memory(c, sizeof *n);
   n->types = read_types(c, declaration);
   n->min_length = read_size(c, declaration, "minLength", 0);
@@ -221,7 +257,9 @@ static const node *compile_node(compiler *c, int declaration) {
     if (n->types != STRING) luaL_error(c->L, "schema: 'enum' needs the type 'string' alone");
   }
   compile_properties(c, declaration, n);
-  compile_required(c, declaration, n);
+  n->required = read_property_bits(c, declaration, "required", n);
+  n->exactly_one = read_property_bits(c, declaration, "exactlyOne", n);
+  compile_discriminator(c, declaration, n);
   n->items = &schema_json_value;
   if (push_word(c, declaration, "items", LUA_TTABLE)) {
     n->items = compile_node(c, lua_gettop(c->L));

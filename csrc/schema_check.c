@@ -202,6 +202,22 @@ static void check_number(walk *w, const node *schema) {
   }
 }
 
+/* What the table on the top of the stack is checked against. Where its field names none of the
+ * mapped schemas, the schema itself knows what to say of that. */
+static const node *discriminated(lua_State *L, const node *schema) {
+  const discriminator *d = schema->discriminator;
+  size_t at = SIZE_MAX;
+  lua_pushlstring(L, d->property.bytes, d->property.size); /* short, so interned: no allocation */
+  lua_rawget(L, -2);
+  if (lua_type(L, -1) == LUA_TSTRING) {
+    size_t size;
+    const char *bytes = lua_tolstring(L, -1, &size);
+    at = schema_find_name(&d->values, bytes, size);
+  }
+  lua_pop(L, 1);
+  return at == SIZE_MAX ? schema : d->schemas[at];
+}
+
 /* Makes the table on the top of the stack the next one to be walked; it stays on the stack. */
 static void enter_table(walk *w, const node *schema) {
   if (w->depth == MAX_DEPTH) {
@@ -209,6 +225,7 @@ static void enter_table(walk *w, const node *schema) {
     return;
   }
   luaL_checkstack(w->L, 6, "schema");
+  if (schema->discriminator != NULL) schema = discriminated(w->L, schema);
   frame *f = &w->frames[w->depth++];
   unsigned shape = schema->types & (OBJECT | ARRAY);
   *f = (frame){
@@ -331,8 +348,24 @@ static void finish_array(walk *w, const frame *f) {
   if (f->schema->unique_items) report_duplicates(w, f);
 }
 
+static void check_exactly_one(walk *w, const frame *f) {
+  uint64_t present = f->schema->exactly_one & f->seen;
+  if (present != 0 && (present & (present - 1)) == 0) return;
+  char buffer[MAX_MESSAGE];
+  text message = {buffer, sizeof buffer, 0};
+  const char *before = present == 0 ? "must have one of " : "must have only one of ";
+  const names *known = &f->schema->properties;
+  for (size_t i = 0; i < known->count; i++) {
+    if ((f->schema->exactly_one >> i & 1) == 0) continue;
+    text_format(&message, "%s\"%s\"", before, known->items[i].bytes);
+    before = ", ";
+  }
+  report(w, w->depth - 1, buffer);
+}
+
 static void finish_object(walk *w, const frame *f) {
   report_bounds(w, w->depth - 1, f->count, f->schema->min_properties, SIZE_MAX, "field");
+  if (f->schema->exactly_one != 0) check_exactly_one(w, f);
   uint64_t missing = f->schema->required & ~f->seen;
   for (size_t i = 0; missing != 0; i++, missing >>= 1) {
     if ((missing & 1) == 0) continue;

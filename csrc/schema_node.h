@@ -9,7 +9,7 @@
 
 #pragma GCC visibility push(hidden)
 
-enum { SCHEMA_MAX_PROPERTIES = 64 }; /* a bit each in `required` and in a frame's `seen` */
+enum { SCHEMA_MAX_PROPERTIES = 64 }; /* a bit each in a node's masks and in a frame's `seen` */
 
 enum {
   OBJECT = 1 << 0,
@@ -46,15 +46,23 @@ typedef struct {
   size_t count;
 } names;
 
+/* An object whose `property` holds one of `values` is checked against the schema in its place. */
+typedef struct {
+  name property;
+  names values;
+  const node **schemas;
+} discriminator;
+
 struct node {
   unsigned types;
   size_t min_length, max_length, min_items, max_items, min_properties;
   lua_Number minimum, maximum;
   bool unique_items, closed;
-  uint64_t required;
-  names properties, values; /* values: the enum */
-  const node **children;    /* one for each property */
+  uint64_t required, exactly_one; /* masks of properties */
+  names properties, values;       /* values: the enum */
+  const node **children;          /* one for each property */
   const node *items;
+  const discriminator *discriminator; /* NULL for most */
 };
 
 /* Anything that JSON can say: what a schema without a word describes. */

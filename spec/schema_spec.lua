@@ -83,6 +83,54 @@ local integration = {
   },
 }
 
+--- An object whose `type` says which fields it has.
+local hook = {
+  type = "object",
+  required = { "name", "type" },
+  properties = { name = { type = "string" }, type = { type = "string", enum = { "incoming", "outgoing" } } },
+  additionalProperties = true,
+  discriminator = {
+    propertyName = "type",
+    mapping = {
+      incoming = {
+        type = "object",
+        required = { "channel", "name", "type" },
+        properties = { channel = { type = "string" }, name = { type = "string" }, type = { type = "string" } },
+      },
+      outgoing = {
+        type = "object",
+        required = { "name", "type", "urls" },
+        properties = {
+          name = { type = "string", maxLength = 3 }, type = { type = "string" },
+          urls = { type = "array", items = { type = "string" } }, id = {}, url = {},
+        },
+        exactlyOne = { "url", "id" },
+      },
+    },
+  },
+}
+
+--- The discriminator of `hook` or, for misuse, one that differs from it.
+local function discriminated(changes, others)
+  local word = { propertyName = "type", mapping = hook.discriminator.mapping }
+  for key, value in pairs(changes) do
+    word[key] = value
+  end
+  local declaration = { type = "object", properties = hook.properties, discriminator = word }
+  for key, value in pairs(others or {}) do
+    declaration[key] = value
+  end
+  return declaration
+end
+
+local function without(declaration, word)
+  local copy = {}
+  for key, value in pairs(declaration) do
+    if key ~= word then copy[key] = value end
+  end
+  return copy
+end
+
 describe("a schema", function()
   describe("knows the type", function()
     local values = {
@@ -185,6 +233,139 @@ describe("a schema", function()
         { -1.75, 2.25 }, "[1] must be at least -1.5, not -1.75", "[2] must be at most 2, not 2.25" },
       { "bounds integers likewise", { type = "integer", minimum = 1 }, 0, " must be at least 1, not 0" },
     }
+  end)
+
+  describe("wants exactly one of some fields", function()
+    local fields = { a = {}, b = { type = "string" }, c = {} }
+    local one = { type = "object", properties = fields, exactlyOne = { "c", "b" } }
+    local both = { type = "object", properties = fields, exactlyOne = { "b", "c" }, required = { "a", "b" },
+      minProperties = 1 }
+    local NONE, SEVERAL = ' must have one of "b", "c"', ' must have only one of "b", "c"'
+    check_rows {
+      { "and takes either", array_of { items = one }, { { b = "x" }, { c = 1 }, { a = 1, c = false } } },
+      { "and refuses none of them", one, { a = 1 }, NONE },
+      { "and refuses an empty object", one, {}, NONE },
+      { "and refuses several", one, { b = "x", c = 1 }, SEVERAL },
+      { "and counts one that is wrong", one, { b = 1 }, "b must be a string, not a number" },
+      { "and counts two that are wrong", one, { b = 1, c = print }, SEVERAL, "b must be a string, not a number",
+        "c must be a value that JSON can hold, not a function" },
+      { "and does not count one that is unknown", one, { x = 1 },
+        'x is not a known field; known: "a", "b", "c"', NONE },
+      { "beside required fields and a least number", both, {}, NONE, "a is required", "b is required",
+        " must have at least 1 field, not 0" },
+      { "beside a required one of them", both, { a = 1, c = 2 }, "b is required" },
+      { "under a name", { type = "object", properties = { it = one } }, { it = { b = "x", c = 1 } },
+        "it" .. SEVERAL },
+      { "in an array", array_of { items = one }, { { b = "x" }, {}, { b = "x", c = 1 } }, "[2]" .. NONE,
+        "[3]" .. SEVERAL },
+      { "but not of another type", { type = { "object", "string" }, properties = fields, exactlyOne = { "b" } }, "x" },
+      { "out of one alone", { type = "object", properties = fields, exactlyOne = { "b" } }, {},
+        ' must have one of "b"' },
+    }
+
+    it("below the name it is given, in lenient mode, too", function()
+      assert.same({ "input" .. NONE }, violations(one, { d = 1 }, true, "input"))
+      assert.same({}, violations(one, { b = "x", d = 1 }, true))
+    end)
+
+    it("among 64", function()
+      local declaration = { type = "object", properties = {}, exactlyOne = { "p01", "p64" } }
+      for i = 1, 64 do
+        declaration.properties[("p%02d"):format(i)] = {}
+      end
+      assert.same({}, violations(declaration, { p01 = 1, p02 = 2 }))
+      assert.same({}, violations(declaration, { p64 = 1, p63 = 2 }))
+      assert.same({ ' must have one of "p01", "p64"' }, violations(declaration, { p32 = 1 }))
+      assert.same({ ' must have only one of "p01", "p64"' }, violations(declaration, { p01 = 1, p64 = 1 }))
+    end)
+  end)
+
+  describe("goes by the field that tells objects apart", function()
+    local incoming = { type = "incoming", name = "x", channel = "y" }
+    local outgoing = { type = "outgoing", name = "x", urls = { "y" }, id = 1 }
+    local tree = { type = "object", properties = { hooks = array_of { items = hook }, hook = hook } }
+    local kinds = { kind = {} }
+    local odd = { type = "object", properties = kinds, discriminator = { propertyName = "kind", mapping = {
+      ["a\0b"] = { type = "object", properties = kinds, minProperties = 2 },
+      [("long"):rep(25)] = { type = "object", properties = kinds, minProperties = 3 },
+      ["1"] = { type = "object", properties = kinds, minProperties = 4 },
+      [""] = { type = "object", properties = kinds, minProperties = 5 },
+    } } }
+    local NO_TYPE = "type must be a string, not a "
+    check_rows {
+      { "and takes one", hook, incoming },
+      { "and takes another", hook, outgoing },
+      { "and wants what that one requires", hook, { type = "incoming" }, "channel is required", "name is required" },
+      { "and does not know the other's fields", hook, { type = "incoming", name = "x", channel = "y", urls = {} },
+        'urls is not a known field; known: "channel", "name", "type"' },
+      { "and bounds a field that both have as that one does", hook,
+        { type = "outgoing", name = "long", urls = {}, id = 1 }, "name must have at most 3 characters, not 4" },
+      { "and wants exactly one of that one's", hook, { type = "outgoing", name = "x", urls = { 1 }, id = 1, url = 2 },
+        ' must have only one of "id", "url"', "urls[1] must be a string, not a number" },
+      { "absent", hook, { name = "x", urls = 1 }, "type is required" },
+      { "absent from an empty object", hook, {}, "name is required", "type is required" },
+      { "unknown", hook, { name = "x", type = "outgoin", urls = 1 },
+        'type "outgoin" is not a known value; did you mean "outgoing"?' },
+      { "unknown, beside what else is wrong", hook, { type = "x", name = 1 }, "name must be a string, not a number",
+        'type "x" is not a known value; known: "incoming", "outgoing"' },
+      { "a number", hook, { name = "x", type = 1 }, NO_TYPE .. "number" },
+      { "a boolean", hook, { name = "x", type = true }, NO_TYPE .. "boolean" },
+      { "a table", hook, { name = "x", type = { "incoming" } }, NO_TYPE .. "table" },
+      { "a string where an object belongs", hook, "incoming", " must be an object, not a string" },
+      { "an array where an object belongs", hook, { "incoming" }, "[1] is no field name: an object belongs here",
+        "name is required", "type is required" },
+      { "a position beside it", hook, { type = "incoming", name = "x", channel = "y", [1] = 1 },
+        "[1] is no field name: an object belongs here" },
+      { "in objects and arrays", tree, { hooks = { incoming, outgoing, incoming }, hook = outgoing } },
+      { "in an empty array", tree, { hooks = {} } },
+      { "wrong in objects and arrays", tree, {
+        hooks = { { type = "outgoing", name = "x", url = 1 }, 7, { type = "incoming" },
+          { name = "x", type = "incomin" }, { type = "outgoing", name = "x", urls = {} } },
+        hook = { type = "incoming", name = "x" },
+      }, "hooks[1].urls is required", "hooks[2] must be an object, not a number", "hooks[3].channel is required",
+        "hooks[3].name is required", 'hooks[4].type "incomin" is not a known value; did you mean "incoming"?',
+        'hooks[5] must have one of "id", "url"', "hook.channel is required" },
+      { "all of its bytes, past a NUL", odd, { kind = "a\0b" }, " must have at least 2 fields, not 1" },
+      { "not only those before the NUL", odd, { kind = "a" } },
+      { "a number, which is not the name that it looks like", odd, { kind = 1 } },
+      { "empty", odd, { kind = "" }, " must have at least 5 fields, not 1" },
+      { "absent, which is not empty", odd, {} },
+      { "too long to be interned", odd, { kind = ("long"):rep(25) }, " must have at least 3 fields, not 1" },
+    }
+
+    it("in lenient mode, where an unknown value passes", function()
+      assert.same({}, violations(hook, { type = "x", name = "x", urls = 1 }, true))
+      assert.same({ "name is required" }, violations(hook, { type = "x" }, true))
+      assert.same({ "channel is required" }, violations(hook, { type = "incoming", name = "x", urls = 1 }, true))
+      assert.same({ "type is required" }, violations(hook, { name = "x" }, true))
+    end)
+
+    it("below the name it is given", function()
+      assert.same({ "input.channel is required" }, violations(hook, { type = "incoming", name = "x" }, false, "input"))
+      assert.same({ 'input must have one of "id", "url"' },
+        violations(hook, { type = "outgoing", name = "x", urls = {} }, false, "input"))
+    end)
+
+    it("and reads it raw", function()
+      assert.same({}, violations(tree, guarded { hook = guarded { type = "incoming", name = "x", channel = "y" } }))
+      assert.same({ NO_TYPE .. "table" }, violations(hook, guarded { name = "x", type = guarded {} }))
+      local value = setmetatable({ name = "x" }, { __index = { type = "incoming" } })
+      assert.same({ "type is required" }, violations(hook, value))
+    end)
+
+    it("at the greatest depth, and no deeper", function()
+      local declaration, value = hook, incoming
+      for _ = 1, 28 do -- and four levels more, down to the strings in `urls`
+        declaration, value = { items = declaration }, { value }
+      end
+      assert.same({}, violations(declaration, value))
+      assert.has_error(function() core.schema { items = declaration } end, "schema: nested too deep")
+      value = { type = "outgoing", name = "x", urls = {}, url = {} }
+      value.url[1] = value
+      local found = violations(hook, value)
+      assert.equal(1, #found)
+      assert.truthy(found[1]:find("is nested too deep, or holds itself", 1, true), found[1])
+    end)
   end)
 
   describe("finds elements that come twice", function()
@@ -747,6 +928,22 @@ describe("a schema", function()
     assert.is_true(check { built_1 = "x1" })
   end)
 
+  it("outlives a declaration that maps", function()
+    local check
+    do
+      local properties = { ["kind_" .. 1] = {} }
+      local mapped = { type = "object", properties = properties, minProperties = 2 }
+      check = core.schema { type = "object", properties = properties, discriminator = {
+        propertyName = "kind_" .. 1, mapping = { ["built_" .. 1] = mapped },
+      } }
+    end
+    for _ = 1, 3 do
+      collectgarbage()
+    end
+    local _, found = check { kind_1 = "built_1" }
+    assert.same({ { field = "", message = "must have at least 2 fields, not 1" } }, found)
+  end)
+
   it("can be checked from a coroutine, and with no stack to spare", function()
     local check = core.schema(integration)
     local function deep(levels)
@@ -762,13 +959,7 @@ describe("a schema", function()
   describe("allocates nothing", function()
     local off = rawget(_G, "jit") and jit.off or function() end
 
-    it("for a valid value", function()
-      local check = core.schema(integration)
-      local value = {
-        destination = "Segment",
-        properties = { write_key = "x", region = "EU" },
-        filters = { email_events = { "open", "delivered", "spam_report" } },
-      }
+    local function stays_as_it_is(check, value)
       local function many(count)
         for _ = 1, count do
           if check(value) ~= true then error "not valid" end
@@ -783,6 +974,21 @@ describe("a schema", function()
       local after = collectgarbage "count"
       collectgarbage "restart"
       assert.equal(0, after - before)
+    end
+
+    it("for a valid value", function()
+      stays_as_it_is(core.schema(integration), {
+        destination = "Segment",
+        properties = { write_key = "x", region = "EU" },
+        filters = { email_events = { "open", "delivered", "spam_report" } },
+      })
+    end)
+
+    it("for objects that a field tells apart", function()
+      stays_as_it_is(core.schema(array_of { items = hook }), {
+        { type = "incoming", name = "x", channel = "y" },
+        { type = "outgoing", name = "x", urls = { "y" }, url = "z" },
+      })
     end)
 
     it("that lasts, for a wrong one", function()
@@ -820,6 +1026,10 @@ describe("a schema", function()
 
     local cycle = {}
     cycle.items = cycle
+    local mapped_cycle = discriminated {}
+    mapped_cycle.discriminator.mapping = { incoming = mapped_cycle }
+    local ALONE = "schema: 'discriminator' needs the type 'object' alone"
+    local MAPPED_ALONE = "schema: mapped 'incoming' needs the type 'object' alone"
 
     local rows = {
       { "with a word that is unknown", { typ = "string" }, "schema: unknown word 'typ'" },
@@ -850,6 +1060,47 @@ describe("a schema", function()
       { "with a bound that is a string", { minimum = "1" }, "schema: 'minimum' must be a number, not a string" },
       { "that is nested too deep", nested(32), "schema: nested too deep" },
       { "that holds itself", cycle, "schema: nested too deep" },
+      { "with exactly one of fields that there are not", { properties = { a = {} }, exactlyOne = { "a", "b" } },
+        "schema: exactlyOne 'b' is not among the properties" },
+      { "with exactly one of fields without properties", { exactlyOne = { "b" } },
+        "schema: exactlyOne 'b' is not among the properties" },
+      { "with exactly one of a name alone", { properties = { a = {} }, exactlyOne = "a" },
+        "schema: 'exactlyOne' must be a table, not a string" },
+      { "with exactly one of numbers", { properties = { a = {} }, exactlyOne = { 1 } },
+        "schema: a name must be a string" },
+      { "with a discriminator that is none", discriminated({}, { discriminator = "type" }),
+        "schema: 'discriminator' must be a table, not a string" },
+      { "with a discriminator's word that is unknown", discriminated { propertyname = "type" },
+        "schema: unknown word 'propertyname'" },
+      { "with a discriminator without a field", discriminated({}, { discriminator = without(hook.discriminator,
+        "propertyName") }), "schema: 'discriminator' needs a 'propertyName'" },
+      { "with a discriminator whose field is none", discriminated { propertyName = 1 },
+        "schema: 'propertyName' must be a string, not a number" },
+      { "with a discriminator whose field there is not", discriminated { propertyName = "kind" },
+        "schema: propertyName 'kind' is not among the properties" },
+      { "with a discriminator without a mapping", discriminated({}, { discriminator = without(hook.discriminator,
+        "mapping") }), "schema: 'discriminator' needs a 'mapping'" },
+      { "with a mapping that is none", discriminated { mapping = "incoming" },
+        "schema: 'mapping' must be a table, not a string" },
+      { "with a mapped schema that is none", discriminated { mapping = { incoming = "#/hook" } },
+        "schema: a schema must be a table" },
+      { "with a mapped schema without a name", discriminated { mapping = { hook } },
+        "schema: a name must be a string" },
+      { "with a mapped schema that is wrong", discriminated { mapping = { incoming = { typ = "object" } } },
+        "schema: unknown word 'typ'" },
+      { "with a mapped schema of another type", discriminated { mapping = { incoming = { type = "string" } } },
+        MAPPED_ALONE },
+      { "with a mapped schema of several types",
+        discriminated { mapping = { incoming = { type = { "object", "array" } } } }, MAPPED_ALONE },
+      { "with a mapped schema of no type", discriminated { mapping = { incoming = {} } }, MAPPED_ALONE },
+      { "with a mapped schema that maps in turn", discriminated { mapping = { incoming = hook } },
+        "schema: mapped 'incoming' must not have a 'discriminator'" },
+      { "with a mapping that holds its own schema", mapped_cycle, "schema: nested too deep" },
+      { "with a mapped schema that is nested too deep",
+        discriminated { mapping = { incoming = { type = "object", properties = { a = nested(30) } } } },
+        "schema: nested too deep" },
+      { "with a discriminator of a string", discriminated({}, { type = "string" }), ALONE },
+      { "with a discriminator of several types", discriminated({}, { type = { "object", "string" } }), ALONE },
       -- What follows would check nothing, or refuse everything, without a word.
       { "with a type that is an empty list", { type = {} }, "schema: 'type' must not be empty" },
       { "with an enum that is empty", { enum = {} }, "schema: 'enum' must not be empty" },
@@ -857,6 +1108,12 @@ describe("a schema", function()
       { "with an enum that has a hole", { enum = { "a", nil, "b" } }, "schema: 'enum' must be an array" },
       { "with required fields that are no array", { properties = { a = {} }, required = { a = true } },
         "schema: 'required' must be an array" },
+      { "with exactly one of an empty list", { properties = { a = {} }, exactlyOne = {} },
+        "schema: 'exactlyOne' must not be empty" },
+      { "with exactly one of no array", { properties = { a = {} }, exactlyOne = { a = true } },
+        "schema: 'exactlyOne' must be an array" },
+      { "with a mapping that is empty", discriminated { mapping = {} }, "schema: 'discriminator' needs a 'mapping'" },
+      { "with a discriminator of no type", without(discriminated {}, "type"), ALONE },
       { "with a minimum that is no number", { minimum = NAN }, "schema: 'minimum' must not be NaN" },
       { "with a maximum that is no number", { maximum = NAN }, "schema: 'maximum' must not be NaN" },
     }
