@@ -163,6 +163,36 @@ describe("the emulator's server", function()
       { status, body })
   end)
 
+  it("serves segments and Rocket.Chat, too, with their options", function()
+    local running = start { options = {
+      pending_reads = 0, segments_list_shape = "flat", free_user = true,
+      rocketchat_users = { ["it's me"] = { ["a token"] = { permissions = { "manage-incoming-integrations" } } } },
+      rocketchat_wording = "older", rocketchat_rate_limit = 3, two_factor = { method = "totp", code = "1" },
+    } }
+    local json = "-H 'Content-Type: application/json' -d "
+    local segments = running.url .. "/v3/marketing/segments/2.0"
+    assert.equal(201, (curl(KEY .. json .. quote '{"name":"a","query_dsl":"b"}' .. " " .. segments)))
+    local status, body = curl(KEY .. segments)
+    local segment = cjson.decode(body)
+    assert.same({ 200, "a", "INVALID" }, { status, segment.name, segment.status.query_validation })
+    assert.equal(403, (curl(KEY .. json .. quote '{"user_time_zone":"UTC"}' .. " " .. segments .. "/refresh/"
+      .. segment.id)))
+    assert.same({ 202, "" }, { curl(KEY .. "-X DELETE " .. segments .. "/" .. segment.id) })
+
+    local me = '-H "X-User-Id: it\'s me" -H "X-Auth-Token: a token" '
+    local create = running.url .. "/api/v1/integrations.create"
+    status, body = curl(me .. json .. "'{}' " .. create)
+    assert.same({ 400, "totp-required" }, { status, cjson.decode(body).errorType })
+    assert.same({ 400, '{"error":"Match error: Missing key \'type\'","success":false}' },
+      { curl(me .. "-H 'X-2FA-Code: 1' " .. json .. "'{}' " .. create) })
+    local headers = shell("curl -si " .. me .. running.url .. "/api/v1/integrations.list"):lower()
+    assert.truthy(headers:find("\nx-ratelimit-remaining: 2\r\n", 1, true), headers)
+    assert.truthy(headers:find("\nx%-ratelimit%-reset: %d+000\r\n"), headers)
+    body = select(2, curl(running.url .. "/_emulator/requests"))
+    assert.is_nil(body:find("a token", 1, true))
+    assert.is_nil(body:find("2fa-code", 1, true))
+  end)
+
   it("takes configuration of one's own", function()
     local running = start {
       locations = "location = /own { return 200 $upstream_name; }",
@@ -411,7 +441,9 @@ describe("the emulator's server", function()
     it("serves, and stops when it is killed", function()
       local url, text = serve "--quota 0"
       assert.equal(("emulator: %s\n"
-        .. "keys:     SG.emulator.full (everything), SG.emulator.read (GET only)\n"
+        .. "serves:   SendGrid's Integrations, SendGrid's Segments 2.0, Rocket.Chat's integrations\n"
+        .. "SendGrid: keys SG.emulator.full (everything), SG.emulator.read (GET only)\n"
+        .. "Rocket.Chat: user id emulator, tokens RC.emulator.full (everything), RC.emulator.none (nothing)\n"
         .. "example:  curl -H 'Authorization: Bearer SG.emulator.full' %s/v3/marketing/integrations\n"
         .. "Ctrl-C stops it.\n"):format(url, url), text)
       assert.same({ 200, '{"result":[]}\n' }, { curl(text:match("curl (%-H [^\n]+)") .. " -w '\\n\\n%{http_code}'") })

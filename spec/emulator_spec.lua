@@ -613,6 +613,16 @@ describe("the emulator", function()
       }, emulator.requests)
     end)
 
+    it("without any service's secrets, whichever it went to", function()
+      local secrets = { ["X-Auth-Token"] = "RC.secret", ["x-2fa-code"] = "123456", ["X-User-Id"] = "me" }
+      for _, url in ipairs { BASE, "/v3/marketing/segments/2.0", "/api/v1/integrations.list", "/", "/%" } do
+        secrets.authorization = "Bearer SG.secret"
+        emulator:handle { method = "GET", url = url, headers = secrets }
+      end
+      assert.equal(5, #emulator.requests)
+      for _, request in ipairs(emulator.requests) do assert.same({ ["x-user-id"] = "me" }, request.headers) end
+    end)
+
     it("of the last thousand", function()
       for index = 1, 1003 do call("GET", "/" .. index) end
       assert.equal(1000, #emulator.requests)
@@ -628,6 +638,70 @@ describe("the emulator", function()
     assert.same({}, emulator.requests)
     assert.same({}, ids())
     assert.equal("5a1234", create())
+  end)
+
+  describe("serves several services:", function()
+    local SENDGRID = '{"errors":[{"message":"not found"}]}'
+    local ROCKETCHAT = '{"error":"API endpoint not found","success":false}'
+
+    for target, body in pairs {
+      ["/v3/marketing/segments"] = SENDGRID, ["/v3/marketing/segments/1.0"] = SENDGRID,
+      ["/v3/marketing/segments/2.0/"] = SENDGRID, ["/v3/api/v1/integrations.list"] = SENDGRID, ["/"] = SENDGRID,
+      ["/apis"] = SENDGRID, ["/api"] = ROCKETCHAT, ["/api/v3/marketing/integrations"] = ROCKETCHAT,
+      ["/%61pi/v1"] = ROCKETCHAT, ["http://127.0.0.1:1/api/v1/"] = ROCKETCHAT,
+    } do
+      it("the path tells which is asked: " .. target, function()
+        expect(404, body, emulator:handle { method = "GET", url = target })
+      end)
+    end
+
+    local HEADERS = {
+      authorization = "Bearer SG.emulator.full", accept = "*/*", ["content-type"] = "application/json",
+      ["x-user-id"] = "emulator", ["x-auth-token"] = "RC.emulator.full",
+    }
+
+    --- How much each service keeps.
+    local function kept()
+      local function get(url)
+        return cjson.decode(emulator:handle({ method = "GET", url = url, headers = HEADERS }).body)
+      end
+      return {
+        #get(BASE).result, #get("/v3/marketing/segments/2.0").results, get("/api/v1/integrations.list").total,
+      }
+    end
+
+    local function fill()
+      for url, body in pairs {
+        [BASE] = VALID,
+        ["/v3/marketing/segments/2.0"] = '{"name":"a","query_dsl":"b"}',
+        ["/api/v1/integrations.create"] = '{"type":"webhook-incoming","name":"a","enabled":true,'
+          .. '"scriptEnabled":false,"channel":"#a","username":"a"}',
+      } do
+        local response = emulator:handle { method = "POST", url = url, headers = HEADERS, body = body }
+        assert.truthy(response.status < 300, response.body)
+      end
+    end
+
+    it("each keeps its own, and a reset is for all", function()
+      assert.same({ 0, 0, 0 }, kept())
+      fill()
+      assert.same({ 1, 1, 1 }, kept())
+      emulator:reset()
+      assert.same({ 0, 0, 0 }, kept())
+    end)
+
+    it("a queued answer goes to whoever is asked next, in the words of the service", function()
+      for target, body in pairs {
+        [BASE] = '{"errors":[{"message":"internal error"}]}',
+        ["/v3/marketing/segments/2.0"] = '{"errors":[{"message":"internal error"}]}',
+        ["/api/v1/integrations.list"] = '{"error":"Internal server error","success":false}',
+        ["/nowhere"] = '{"errors":[{"message":"internal error"}]}',
+        ["/a b"] = '{"errors":[{"message":"internal error"}]}',
+      } do
+        emulator:respond_next { status = 500 }
+        expect(500, body, emulator:handle { method = "GET", url = target })
+      end
+    end)
   end)
 
   it("two emulators share nothing", function()

@@ -8,16 +8,19 @@ local command = {}
 local USAGE = [[
 usage: integrations-emulator [--port N] [--quota N] [--help]
 
-Serves an emulator of SendGrid's Integrations API on 127.0.0.1 until it is interrupted.
+Serves an emulator of SendGrid's Integrations, SendGrid's Segments 2.0 and Rocket.Chat's integrations on 127.0.0.1 until
+it is interrupted.
 
   --port N   the port; a free one, if absent
-  --quota N  integrations per user and per subuser; 10, if absent
+  --quota N  SendGrid integrations per user and per subuser; 10, if absent
   --help     print this text
 ]]
 
 local BANNER = [[
 emulator: %s
-keys:     SG.emulator.full (everything), SG.emulator.read (GET only)
+serves:   SendGrid's Integrations, SendGrid's Segments 2.0, Rocket.Chat's integrations
+SendGrid: keys SG.emulator.full (everything), SG.emulator.read (GET only)
+Rocket.Chat: user id emulator, tokens RC.emulator.full (everything), RC.emulator.none (nothing)
 example:  curl -H 'Authorization: Bearer SG.emulator.full' %s/v3/marketing/integrations
 Ctrl-C stops it.
 ]]

@@ -5,10 +5,12 @@
 -- code with the client: a fault in the client must not be able to hide behind the same fault here.
 --
 -- This file knows HTTP and bookkeeping only. What a service answers is declared in a module of its own, see
--- `integrations.emulator.sendgrid`. Nothing mutable lives outside an emulator value.
+-- `integrations.emulator.sendgrid`, `segments` and `rocketchat`. Nothing mutable lives outside an emulator value.
 
 local json = require "integrations.emulator.json"
+local rocketchat = require "integrations.emulator.rocketchat"
 local sendgrid = require "integrations.emulator.sendgrid"
+local sendgrid_segments = require "integrations.emulator.segments"
 local url = require "integrations.emulator.url"
 
 ---@class integrations.emulator.Request
@@ -30,18 +32,33 @@ local url = require "integrations.emulator.url"
 ---@field method? string only requests with this method get it
 
 ---@class integrations.emulator.Options
+---
+--- SendGrid:
 ---@field quota? integer integrations per user and per subuser; 10 if absent
 ---@field partial_deletes? boolean a bulk delete that is refused for an unknown id deletes the others all the same
 ---@field keys? table<string, { user_id: string, scopes: string[]? }> the API keys that exist; no `scopes`: every scope
 ---@field subusers? string[] the `on-behalf-of` values that exist; any, if absent
+---
+--- SendGrid's segments:
+---@field pending_reads? integer how many times a new query is still read as PENDING; 1 if absent
+---@field segments_list_shape? "results"|"flat" "flat": a list answers as the OpenAPI schema literally says, with
+--- one segment and no array around it, for where there is exactly one; "results" if absent
+---@field free_user? boolean the account is a free one: it may not refresh
+---
+--- Rocket.Chat:
+---@field rocketchat_users? table<string, table<string, { permissions: string[]? }>> the users that exist, by id, each
+--- with its tokens; no `permissions`: every permission
+---@field rocketchat_wording? "newer"|"older" how a wrong request is refused, as by servers of today or older ones;
+--- "newer" if absent
+---@field rocketchat_rate_limit? integer calls to each route within a second; no limit if absent
+---@field two_factor? { method: string, code: string } what every write has to bring a second time; nothing if absent
 
 ---@class integrations.emulator.Emulator
 ---@field requests table[] the ledger: { method, url, headers, body } of the last requests since the last reset
 local Emulator = {}
 Emulator.__index = Emulator
 
---- The services in the order in which they are asked; the first also answers for paths that nobody claims.
-local SERVICES = { sendgrid }
+local SERVICES = { sendgrid, sendgrid_segments, rocketchat }
 
 local LEDGER_LIMIT = 1000
 local BODY_LIMIT = 1024 * 1024
@@ -153,8 +170,8 @@ local function authorize(service, call)
   return service:authorize(call)
 end
 
-local function check_accept(_, call)
-  if not accepts_json(call.headers.accept) then return 406 end
+local function check_accept(service, call)
+  if service.needs_accept and not accepts_json(call.headers.accept) then return 406 end
 end
 
 local function check_size(_, call)
@@ -178,20 +195,37 @@ local CHECKS = {
   check_url, check_route, check_method, authorize, check_accept, check_size, check_content_type, check_body,
 }
 
-local function dispatch(service, call)
+local function answer_call(service, call)
   for _, check in ipairs(CHECKS) do
     local status, message, headers = check(service, call)
-    if status then return reply(status, service:problem(status, message), headers) end
+    if status then return reply(status, service:problem(status, message, call), headers) end
   end
   return reply(call.operation.handler(service, call))
 end
 
---- The service that claims a path by its first segment.
-local function find_service(services, segments)
-  for _, service in ipairs(services) do
-    if segments and segments[1] == service.prefix then return service end
+local function dispatch(service, call)
+  local response = answer_call(service, call)
+  for name, value in pairs(call.answer_headers or {}) do response.headers[name] = value end
+  return response
+end
+
+local function starts_with(path, prefix)
+  for index, segment in ipairs(prefix) do
+    if path[index] ~= segment then return false end
   end
-  return services[1]
+  return true
+end
+
+--- The service that claims a path: the one with the longest prefix. One of them has an empty prefix, and so claims what
+--- nobody else does, even what is no path at all.
+local function find_service(services, path)
+  local found
+  for _, service in ipairs(services) do
+    if starts_with(path or {}, service.prefix) and not (found and #found.prefix > #service.prefix) then
+      found = service
+    end
+  end
+  return found
 end
 
 -- Queued answers ------------------------------------------------------------------------------------------------------
@@ -249,10 +283,12 @@ local function take_answer(answers, method)
   end
 end
 
-local function send_answer(service, answer)
-  local body, headers = answer.body, answer.headers
-  if body == nil and answer.status >= 400 then body = service:problem(answer.status) end
-  return reply(answer.status, body, headers or service.answer_headers[answer.status])
+local function send_answer(service, call, queued)
+  local status, body = queued.status, queued.body
+  -- What an error looks like may depend on what is asked.
+  if call.segments then check_route(service, call) end
+  if body == nil and status >= 400 then body = service:problem(status, nil, call) end
+  return reply(status, body, queued.headers or service:queued_headers(status))
 end
 
 -- Control over HTTP: /_emulator/… -------------------------------------------------------------------------------------
@@ -299,11 +335,13 @@ end
 
 -- The emulator --------------------------------------------------------------------------------------------------------
 
---- Notes a request, without the headers that carry a secret.
-local function record(emulator, service, call)
+--- Notes a request, without the headers that carry a secret, whichever service it went to: it may be the wrong one.
+local function record(emulator, call)
   local headers = {}
   for name, value in pairs(call.headers) do headers[name] = value end
-  for _, name in ipairs(service.secret_headers) do headers[name] = nil end
+  for _, service in ipairs(emulator._services) do
+    for _, name in ipairs(service.secret_headers) do headers[name] = nil end
+  end
   local requests = emulator.requests
   requests[#requests + 1] = { method = call.method, url = call.url, headers = headers, body = call.body }
   if #requests > LEDGER_LIMIT then table.remove(requests, 1) end
@@ -316,9 +354,9 @@ function Emulator:handle(request)
   local call = read_request(request)
   if call.segments and call.segments[1] == CONTROL_PREFIX then return control(self, call) end
   local service = find_service(self._services, call.segments)
-  record(self, service, call)
-  local answer = take_answer(self._answers, call.method)
-  if answer then return send_answer(service, answer) end
+  record(self, call)
+  local queued = take_answer(self._answers, call.method)
+  if queued then return send_answer(service, call, queued) end
   call.state = self._states[service.name]
   return dispatch(service, call)
 end
@@ -358,7 +396,7 @@ local function start_service(module, options)
   return service
 end
 
---- Makes an emulator with no integrations in it.
+--- Makes an emulator with no integrations and no segments in it.
 ---@param options? integrations.emulator.Options
 ---@return integrations.emulator.Emulator
 function emulator.new(options)
