@@ -9,13 +9,13 @@ source = {
 }
 
 description = {
-  summary = "Client for Twilio SendGrid's Integrations API: email events forwarded to Segment",
+  summary = "Client for Twilio SendGrid's Integrations API and Segments 2.0, and for Rocket.Chat's integrations",
   detailed = [[
     Input is checked before anything is sent and every fault is named; each failure says whether the call was applied;
-    a write never goes out twice by accident. On a C core with libcurl. Comes with an emulator of the service.
+    a write never goes out twice by accident. On a C core with libcurl. Comes with an emulator of the services.
   ]],
   license = "MIT",
-  labels = { "sendgrid", "segment", "http", "client" },
+  labels = { "sendgrid", "segment", "rocketchat", "http", "client" },
 }
 
 supported_platforms = { "linux" } -- the core waits by epoll
@@ -55,6 +55,7 @@ build = {
       libdirs = { "$(CURL_LIBDIR)" },
     },
     ["integrations"] = "lua/integrations/init.lua",
+    ["integrations.arguments"] = "lua/integrations/arguments.lua",
     ["integrations.call"] = "lua/integrations/call.lua",
     ["integrations.client"] = "lua/integrations/client.lua",
     ["integrations.emulator"] = "lua/integrations/emulator/init.lua",
@@ -74,15 +75,20 @@ build = {
     ["integrations.failure"] = "lua/integrations/failure.lua",
     ["integrations.http_date"] = "lua/integrations/http_date.lua",
     ["integrations.json"] = "lua/integrations/json.lua",
+    ["integrations.listing"] = "lua/integrations/listing.lua",
     ["integrations.match"] = "lua/integrations/match.lua",
     ["integrations.nginx_phase"] = "lua/integrations/nginx_phase.lua",
     ["integrations.parallel"] = "lua/integrations/parallel.lua",
     ["integrations.rate_limit"] = "lua/integrations/rate_limit.lua",
+    ["integrations.refusal"] = "lua/integrations/refusal.lua",
     ["integrations.retry"] = "lua/integrations/retry.lua",
+    ["integrations.rocketchat"] = "lua/integrations/rocketchat.lua",
+    ["integrations.rocketchat.integrations"] = "lua/integrations/rocketchat/integrations.lua",
     ["integrations.scheduler"] = "lua/integrations/scheduler.lua",
     ["integrations.sendgrid"] = "lua/integrations/sendgrid.lua",
     ["integrations.sendgrid.bulk_delete"] = "lua/integrations/sendgrid/bulk_delete.lua",
     ["integrations.sendgrid.integrations"] = "lua/integrations/sendgrid/integrations.lua",
+    ["integrations.sendgrid.segments"] = "lua/integrations/sendgrid/segments.lua",
     ["integrations.service"] = "lua/integrations/service.lua",
     ["integrations.task"] = "lua/integrations/task.lua",
     ["integrations.transport"] = "lua/integrations/transport/init.lua",

@@ -3,6 +3,7 @@ local core = require "integrations.core"
 local fake_transport = require "spec.support.fake_transport"
 local failure = require "integrations.failure"
 local retry = require "integrations.retry"
+local task = require "integrations.task"
 
 -- An operation whose body is the result; a status from 400 on is a failure.
 local function read(_, operation, response)
@@ -225,6 +226,85 @@ describe("integrations.call", function()
     local _, failed, requests = perform(write, { ok }, { deadline = core.now() - 1 })
     assert.equal(0, #requests)
     assert.same({ "timeout", "not_applied", 0 }, { failed.kind, failed.outcome, failed.attempts })
+  end)
+
+  describe("a helper's wait", function()
+    local function wait(change)
+      local transport = fake_transport.new { ok }
+      local session = new_session(transport)
+      if change then
+        change(session, transport)
+      end
+      local ended = call.wait(session, "things.wait_ready", 2.5)
+      return ended, transport.sleeps, transport.requests
+    end
+
+    -- Lets something happen while it sleeps.
+    local function meanwhile(happen)
+      return function(session, transport)
+        local sleep = transport.sleep
+        function transport.sleep(self, seconds)
+          sleep(self, seconds)
+          happen(session, transport)
+        end
+      end
+    end
+
+    local function refuse(_, transport)
+      function transport.refusal()
+        return { code = "CANNOT_WAIT", message = "not here" }
+      end
+    end
+
+    local function close(session)
+      session.closed = true
+    end
+
+    it("is the transport's own, and sends nothing", function()
+      local ended, sleeps, requests = wait()
+      assert.is_nil(ended)
+      assert.same({ 2.5 }, sleeps)
+      assert.equal(0, #requests)
+      ended, sleeps = wait(function(_, transport)
+        function transport.refusal() end
+      end)
+      assert.is_nil(ended)
+      assert.same({ 2.5 }, sleeps)
+    end)
+
+    local ends = {
+      { "does not begin once the client is closed", close, "closed", 0 },
+      { "ends where the client is closed meanwhile", meanwhile(close), "closed", 1 },
+      { "does not begin where the transport cannot wait", refuse, "invalid", 0 },
+      { "ends where it cannot wait any longer", meanwhile(refuse), "invalid", 1 },
+    }
+    for _, case in ipairs(ends) do
+      it(case[1], function()
+        local ended, sleeps = wait(case[2])
+        assert.same({ case[3], "not_applied", "things.wait_ready", 0 },
+          { ended.kind, ended.outcome, ended.operation, ended.attempts })
+        assert.equal(case[4], #sleeps)
+      end)
+    end
+
+    it("ends in a task that is cancelled, before or meanwhile", function()
+      local driver = { now = core.now, suspend = function() end, wake = function() end }
+      for slept = 0, 1 do
+        local ended, sleeps
+        local thread = coroutine.create(function()
+          local running = task.running()
+          local function cancel()
+            running:cancel "not wanted"
+          end
+          ended, sleeps = wait(slept == 0 and cancel or meanwhile(cancel))
+        end)
+        task.new(thread, driver)
+        assert(coroutine.resume(thread))
+        task.forget(thread)
+        assert.same({ "cancelled", "things.wait_ready", slept }, { ended.kind, ended.operation, #sleeps })
+        assert.truthy(ended.message:find("(not wanted)", 1, true))
+      end
+    end)
   end)
 
   describe("events", function()

@@ -246,28 +246,34 @@ describe("integrations.client", function()
     client:close()
   end)
 
-  it("asks for each header of a response that its code reads", function()
-    local asked
-    local transport = require "integrations.transport"
-    local open = transport.open
-    transport.open = function(_, options)
-      asked = options.wanted_headers
-      return nil, "no"
-    end
-    require("integrations.sendgrid").new { api_key = "SG.test.canary" }
-    transport.open = open
-    local read = {}
-    for _, name in ipairs { "retry", "rate_limit", "http_date", "call", "service", "sendgrid" } do
-      local file = assert(io.open(("lua/integrations/%s.lua"):format(name)))
-      local source = file:read "*a"
-      file:close()
-      for header in source:gmatch 'headers%["([%w%-]+)"%]' do read[header] = true end
-      for header in source:gmatch "response%.headers%.(%w+)" do read[header] = true end
-    end
-    local names = {}
-    for name in pairs(read) do names[#names + 1] = name end
-    table.sort(names)
-    table.sort(asked)
-    assert.same(names, asked)
-  end)
+  local modules = {
+    sendgrid = { api_key = "SG.test.canary" },
+    rocketchat = { url = "https://chat.example.com", user_id = "u", auth_token = "RC.test.canary" },
+  }
+  for module, options in pairs(modules) do
+    it("asks for each header of a response that its code reads, " .. module, function()
+      local asked
+      local transport = require "integrations.transport"
+      local open = transport.open
+      transport.open = function(_, given)
+        asked = given.wanted_headers
+        return nil, "no"
+      end
+      require("integrations." .. module).new(options)
+      transport.open = open
+      local read = {}
+      for _, name in ipairs { "retry", "rate_limit", "http_date", "call", "service", "refusal", module } do
+        local file = assert(io.open(("lua/integrations/%s.lua"):format(name)))
+        local source = file:read "*a"
+        file:close()
+        for header in source:gmatch 'headers%["([%w%-]+)"%]' do read[header] = true end
+        for header in source:gmatch "response%.headers%.(%w+)" do read[header] = true end
+      end
+      local names = {}
+      for name in pairs(read) do names[#names + 1] = name end
+      table.sort(names)
+      table.sort(asked)
+      assert.same(names, asked)
+    end)
+  end
 end)

@@ -1,7 +1,13 @@
 local core = require "integrations.core"
 local emulator = require "integrations.emulator"
+local ensure = require "integrations.ensure"
+local failure = require "integrations.failure"
+local fake_transport = require "spec.support.fake_transport"
 local faults_of = require "spec.support.faults"
+local json = require "integrations.json"
+local retry = require "integrations.retry"
 local sendgrid = require "integrations.sendgrid"
+local services = require "integrations.service"
 
 -- The key that nothing may write: only what is really used could be seen.
 local KEY = "SG.test.canary"
@@ -177,7 +183,7 @@ describe("ensure", function()
         local found, failed = integrations:ensure(input { label = "B" })
         assert.is_nil(found)
         assert.same({ "server", "unknown", 502 }, { failed.kind, failed.outcome, failed.status })
-        local shown = method == "PATCH" and "it is there, but not as wanted" or "the list does not show it"
+        local shown = method == "PATCH" and 'there is one, "5a1234", but not as wanted' or "the list does not show it"
         assert.truthy(failed.message:find(shown, 1, true), failed.message)
         assert.equal("GET", requests[#requests])
         assert.equal(method == "PATCH" and 1 or 0, count(service))
@@ -193,7 +199,7 @@ describe("ensure", function()
       end)
       local _, failed = integrations:ensure(input())
       assert.same({ "integrations.create", "unknown", 1 }, { failed.operation, failed.outcome, failed.attempts })
-      assert.truthy(failed.message:find("nor could the list be read", 1, true))
+      assert.truthy(failed.message:find("nor could be read what became of it", 1, true))
       assert.equal(1 + 1 + 3, #requests)
     end)
 
@@ -318,5 +324,157 @@ describe("ensure", function()
     local sg = assert(sendgrid.new { api_key = KEY, transport = new_service() })
     sg:close()
     assert.equal("closed", select(2, sg.integrations:ensure(input())).kind)
+  end)
+end)
+
+describe("ensure.create", function()
+  local Text = { type = "string" }
+  local Boxes = services.define {
+    name = "boxes",
+    schemas = { Box = { type = "object", required = { "name" }, properties = { name = Text, text = Text } } },
+    operations = {
+      list = { method = "GET", path = "/boxes", result = { identity = "id", field = "boxes", array = true } },
+      get = { method = "GET", path = "/boxes/{id}", parameters = { { name = "id", ["in"] = "path", schema = Text } },
+        result = { identity = "id" } },
+      create = { method = "POST", path = "/boxes", body = "Box", result = { identity = "id" } },
+    },
+  }
+
+  local function read_failure(operation, response)
+    local kinds = { [400] = "rejected", [500] = "server" }
+    return failure.new { kind = kinds[response.status], operation = operation.name, status = response.status,
+      message = "no" }
+  end
+
+  -- What answers to each method: a list of answers, of which the last one repeats.
+  local function create(answers, whole, options)
+    local sent, counts = {}, { GET = 0, POST = 0 }
+    local transport = fake_transport.new { function(request)
+      sent[#sent + 1] = request.method .. " " .. request.url:match "/boxes.*"
+      local own = answers[request.method]
+      counts[request.method] = counts[request.method] + 1
+      local answer = own[math.min(counts[request.method], #own)]
+      if answer.takes then
+        answer.takes(request)
+      end
+      if answer.problem then
+        return nil, answer.problem
+      end
+      return answer
+    end }
+    local session = { transport = transport, base_url = "https://e.example", timeout = 9, max_attempts = 1,
+      now = os.time, headers = {}, body_headers = {}, budget = retry.new_budget(), read_failure = read_failure }
+    for name, value in pairs(options or {}) do
+      session[name] = value
+    end
+    local boxes = services.bounded(Boxes.new(session))
+    local result, failed = ensure.create(boxes, { name = "n", text = "t" }, {
+      name = "boxes.create", identity = "id", title = "text", advice = "look again later", same = { "name" },
+      whole = whole,
+    }, Boxes.create)
+    return result, failed, sent, transport.requests
+  end
+
+  local function listed(...)
+    return { status = 200, body = json.encode({ boxes = { ... } }, { properties = { boxes = { type = "array" } } }) }
+  end
+
+  local box = { id = "a", name = "n", text = "t" }
+  local made = { status = 201, body = json.encode(box) }
+  local lost = { problem = { code = "CURLE_RECV_ERROR", message = "m", sent = true } }
+  local unreadable = { status = 201, body = "<html>" }
+
+  it("asks nothing more where the service answers", function()
+    local result, failed, sent = create { POST = { made }, GET = { lost } }
+    assert.same(box, result)
+    assert.is_nil(failed)
+    assert.same({ "POST /boxes" }, sent)
+  end)
+
+  it("asks nothing more where nothing was made, and passes the failure on", function()
+    for _, case in ipairs {
+      { { status = 400, body = "" }, "rejected", "no" },
+      { { problem = { code = "CURLE_COULDNT_CONNECT", message = "m", sent = false } }, "network",
+        "nobody answers there: check the address, proxy and the firewall (m)" },
+    } do
+      local result, failed, sent = create { POST = { case[1] }, GET = { listed(box) } }
+      assert.is_nil(result)
+      assert.same({ case[2], "not_applied", "boxes.create", 1, case[3] },
+        { failed.kind, failed.outcome, failed.operation, failed.attempts, failed.message })
+      assert.same({ "POST /boxes" }, sent)
+    end
+    local _, failed, sent = create({ POST = { made }, GET = { listed(box) } }, nil, { closed = true })
+    assert.same({ "closed", 0 }, { failed.kind, #sent })
+  end)
+
+  for name, answer in pairs { lost = lost, unreadable = unreadable, ["a failure"] = { status = 500, body = "" } } do
+    it("finds what was made in the list where the answer is " .. name, function()
+      local result, failed, sent = create { POST = { answer },
+        GET = { listed({ id = "b", name = "m", text = "t" }, { id = "a", name = "n", text = "t", new = 1 }) } }
+      assert.same({ id = "a", name = "n", text = "t", new = 1 }, result)
+      assert.is_nil(failed)
+      assert.same({ "POST /boxes", "GET /boxes" }, sent)
+    end)
+  end
+
+  it("looks at the whole of it where the list leaves out something", function()
+    local function whole(things, thing)
+      return things:get(thing.id)
+    end
+    local short = listed { id = "a", name = "n" }
+    local result, failed, sent = create({ POST = { lost }, GET = { short, { status = 200, body = json.encode(box) } } },
+      whole)
+    assert.same(box, result)
+    assert.is_nil(failed)
+    assert.same({ "POST /boxes", "GET /boxes", "GET /boxes/a" }, sent)
+    assert.is_nil((create { POST = { lost }, GET = { short } }))
+    result, failed = create({ POST = { lost }, GET = { short, { status = 500, body = "" } } }, whole)
+    assert.is_nil(result)
+    assert.same({ "network", "unknown", "boxes.create" }, { failed.kind, failed.outcome, failed.operation })
+    assert.truthy(failed.message:find("; nor could be read what became of it: no", 1, true), failed.message)
+  end)
+
+  -- What is looked at afterwards, and what the failure then says.
+  local open = {
+    { "is not there", listed(), "the list does not show it: look again later" },
+    { "is not as wanted", listed { id = "a", name = "n", text = "other" },
+      'there is one, "a", but not as wanted: look again later' },
+    { "cannot be told apart", listed { id = "a" },
+      "nor could be read what became of it: the list leaves out some of name: nothing can be recognised" },
+    { "cannot be looked for", { status = 500, body = "" }, "nor could be read what became of it: no" },
+  }
+  for _, case in ipairs(open) do
+    for name, answer in pairs { lost = lost, unreadable = unreadable } do
+      it(("leaves open what became of an answer that is %s where it %s"):format(name, case[1]), function()
+        local result, failed, sent = create { POST = { answer }, GET = { case[2] } }
+        assert.is_nil(result)
+        assert.same({ answer == lost and "network" or "protocol", "unknown", "boxes.create", 1 },
+          { failed.kind, failed.outcome, failed.operation, failed.attempts })
+        assert.equal("; " .. case[3], failed.message:sub(-#case[3] - 2))
+        assert.equal(2, #sent)
+      end)
+    end
+  end
+
+  it("reports several of the name", function()
+    local two = listed(box, { id = "b", name = "n", text = "u" }, { id = "c", name = "m", text = "t" })
+    for outcome, answer in pairs { unknown = lost, applied = unreadable } do
+      local result, failed = create { POST = { answer }, GET = { two } }
+      assert.is_nil(result)
+      assert.same({ "ambiguous", outcome, "boxes.create" }, { failed.kind, failed.outcome, failed.operation })
+      assert.same({ { id = "a", message = '"a" is called "t"' }, { id = "b", message = '"b" is called "u"' } },
+        failed.errors)
+    end
+  end)
+
+  it("keeps a third of the time for looking", function()
+    local now = 100
+    local slow = { problem = lost.problem, takes = function(request)
+      now = now + request.timeout_ms / 1000
+    end }
+    local result, _, _, requests = create({ POST = { slow }, GET = { listed(box) } }, nil,
+      { now = function() return now end })
+    assert.same(box, result)
+    assert.same({ 6000, 3000 }, { requests[1].timeout_ms, requests[2].timeout_ms })
   end)
 end)

@@ -16,8 +16,8 @@ describe("integrations.failure", function()
   it("prints libcurl's name where there is no status", function()
     local failed = failure.from_transport("integrations.list",
       { code = "CURLE_COULDNT_CONNECT", message = "Failed to connect", sent = false })
-    assert.equal("integrations.list: network (CURLE_COULDNT_CONNECT, not_applied): nobody answers at that "
-      .. "address: check base_url, proxy and the firewall (Failed to connect)", tostring(failed))
+    assert.equal("integrations.list: network (CURLE_COULDNT_CONNECT, not_applied): nobody answers there: check the "
+      .. "address, proxy and the firewall (Failed to connect)", tostring(failed))
   end)
 
   it("prints both where an answer was cut", function()

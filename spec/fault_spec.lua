@@ -11,9 +11,8 @@ local judge = require "support.fault_judge"
 local operations = require "support.fault_operations"
 local process = require "support.process"
 local retry = require "integrations.retry"
-local sendgrid = require "integrations.sendgrid"
+local services = require "support.fault_services"
 
-local KEY = "SG.test.canary"
 local TIMEOUT = 5
 local AT_LEAST = 225
 
@@ -27,10 +26,9 @@ local function timeout_of(row)
   return (classes.timeouts[row.class] or TIMEOUT) * math.min(process.slowness, 8)
 end
 
-local function open(row, timeout, by_choice)
-  return assert(sendgrid.new {
-    api_key = KEY,
-    base_url = row.tls and "https://127.0.0.1:" .. server.ports.tls or "http://127.0.0.1:" .. server.ports.plain,
+local function open(row, timeout, by_choice, service)
+  return services.open(service or "integrations", {
+    url = row.tls and "https://127.0.0.1:" .. server.ports.tls or "http://127.0.0.1:" .. server.ports.plain,
     ca_file = server.authority,
     timeout = timeout,
     retry_writes = by_choice,
@@ -38,11 +36,11 @@ local function open(row, timeout, by_choice)
 end
 
 -- One client for as many cases as can be: what one case leaves behind is the next one's beginning.
-local function client_for(row, by_choice)
-  local timeout = timeout_of(row)
-  local name = ("%s %s %s"):format(row.tls and "tls" or "plain", tostring(timeout), tostring(by_choice))
+local function client_for(row, by_choice, service)
+  local timeout, module = timeout_of(row), services[service or "integrations"].client
+  local name = ("%s %s %s %s"):format(module, row.tls and "tls" or "plain", tostring(timeout), tostring(by_choice))
   if not clients[name] then
-    clients[name] = open(row, timeout, by_choice)
+    clients[name] = open(row, timeout, by_choice, service)
     -- The waits between attempts have specs of their own, as has what the client keeps of a rate limit.
     clients[name].session.transport.sleep = function() end
     clients[name].session.rate_limit = nil
@@ -52,15 +50,16 @@ local function client_for(row, by_choice)
 end
 
 -- Makes a call while a fault is there. Returns what is seen of it.
-local function call_under(row, client, timeout, call, options)
-  local id = server:reset()
+local function call_under(row, client, timeout, call, options, service)
+  service = service or "integrations"
+  local id = select(2, server:reset())[service]
   if row.reused then assert(client.integrations:list()) end
   if row.reused == "dead" then server:hang_up() end
   options = options or {}
   options.from_second = row.reused == true or nil
   server:arm(row.name, options)
   local started = core.now()
-  local result, extra = call(client.integrations, id)
+  local result, extra = call(client[services[service].part], id)
   local seen = { result = result, elapsed = core.now() - started, timeout = timeout, id = id }
   seen.failed = result == nil and extra or nil
   seen.extra = extra
@@ -82,28 +81,29 @@ local function case(title, run)
 end
 
 -- The same client, at once: what the server has is what it gets.
-local function check_recovery(client, complaints)
+local function check_recovery(client, complaints, service)
+  service = service or "integrations"
   local ledger = server:ledger()
-  local all, failed = client.integrations:list()
+  local all, failed = client[services[service].part]:list()
   if not all then
     complaints[#complaints + 1] = "does not work afterwards: " .. tostring(failed)
-  elseif not operations.list.check(all, ledger) then
+  elseif not operations.lists(service, all, ledger) then
     complaints[#complaints + 1] = "lists afterwards what is not there"
   end
 end
 
 local function operation_case(row, operation, by_choice)
   case(operation.name .. ": " .. row.name, function()
-    local client, timeout = client_for(row, by_choice)
-    local seen = call_under(row, client, timeout, operation.call)
+    local client, timeout = client_for(row, by_choice, operation.service)
+    local seen = call_under(row, client, timeout, operation.call, nil, operation.service)
     local expected = classes.expect(row, operation, by_choice)
     local complaints = judge.call(row, operation, expected, seen)
-    check_recovery(client, complaints)
+    check_recovery(client, complaints, operation.service)
     return complaints, operation.method ~= "GET", judge.duplicates(operation, expected.requests, seen), seen
   end)
 end
 
--- ---- ensure ---------------------------------------------------------------------------------
+-- ---- writes that are settled by looking -----------------------------------------------------
 
 local differs = {
   destination = "Segment",
@@ -111,12 +111,45 @@ local differs = {
   properties = { write_key = "a123456", destination_region = "EU" },
 }
 
--- Which requests meet the fault, which operation the first of these is, how many the server has of what is to be
--- ensured, and what is done about it where all goes well.
-local ensures = {
-  { "all requests", meets = "list", input = operations.input, existing = 0, done = "created" },
-  { "POST", method = "POST", meets = "create", input = operations.input, existing = 0, done = "created" },
-  { "PATCH", method = "PATCH", meets = "update", input = differs, existing = 1, done = "updated" },
+local function ensures(input)
+  return {
+    service = "integrations",
+    call = function(integrations)
+      return integrations:ensure(input)
+    end,
+    is_same = function(integration)
+      return integration.properties.write_key == input.properties.write_key
+    end,
+    is_done = function(integration)
+      return table.concat(integration.filters.email_events) == "drop"
+    end,
+  }
+end
+
+-- Names are unique, so that what was made need not be made again.
+local creates = {
+  service = "segments",
+  call = function(segments)
+    local found = assert(segments:find { name = "Made" })[1]
+    if found then return found end
+    return segments:create { name = "Made", query_dsl = "SELECT contact_id, updated_at FROM contact_data" }
+  end,
+  is_same = function(segment)
+    return segment.name == "Made"
+  end,
+  is_done = function()
+    return true
+  end,
+}
+
+-- Which requests meet the fault, which operation the first of these is, what is called, how many the server has of it,
+-- and what is done about it where all goes well.
+local settled = {
+  { "all requests of ensure", meets = "list", of = ensures(operations.input), existing = 0, done = "created" },
+  { "POST of ensure", method = "POST", meets = "create", of = ensures(operations.input), existing = 0,
+    done = "created" },
+  { "PATCH of ensure", method = "PATCH", meets = "update", of = ensures(differs), existing = 1, done = "updated" },
+  { "POST of segments.create", method = "POST", meets = "create", of = creates, existing = 0 },
 }
 
 -- Before there is a request there is no method.
@@ -125,30 +158,28 @@ local function is_by_method(row)
     or row.reused == "dead")
 end
 
-local function same_as(input, integrations)
+local function same_as(variant, ledger)
   local same = {}
-  for _, integration in ipairs(integrations) do
-    if integration.properties.write_key == input.properties.write_key then same[#same + 1] = integration end
+  for _, thing in ipairs(ledger[variant.of.service]) do
+    if variant.of.is_same(thing) then same[#same + 1] = thing end
   end
   return same
 end
 
-local function is_done(input, integrations)
-  local same = same_as(input, integrations)
-  return #same == 1 and table.concat(same[1].filters.email_events) == "drop"
+local function is_done(variant, ledger)
+  local same = same_as(variant, ledger)
+  return #same == 1 and variant.of.is_done(same[1])
 end
 
 -- What must be true of the server, by what the client says.
-local ensure_truths = {
-  unknown = function(variant, seen)
-    return #same_as(variant.input, seen.ledger.integrations) <= 1
+local settled_truths = {
+  unknown = function(variant, ledger)
+    return #same_as(variant, ledger) <= 1
   end,
-  not_applied = function(variant, seen)
-    return seen.ledger.changes == 0 and #same_as(variant.input, seen.ledger.integrations) == variant.existing
+  not_applied = function(variant, ledger)
+    return ledger.changes == 0 and #same_as(variant, ledger) == variant.existing
   end,
-  applied = function(variant, seen)
-    return is_done(variant.input, seen.ledger.integrations)
-  end,
+  applied = is_done,
 }
 
 local WORKS, UNKNOWN, NOT_APPLIED = { success = true }, { unknown = true }, { not_applied = true }
@@ -157,10 +188,10 @@ local WORKS_IN_TIME = { success = true, unknown = true }
 -- How much is left for the list depends on the machine.
 local slow = { silent = true, stalled = true }
 
--- What may come of ensure, by what the request that meets the fault comes to: a list that fails is the end of it, and
+-- What may come of it, by what the request that meets the fault comes to: a list that fails is the end of it, and
 -- what became of a write the next list shows, which is well. It shows nothing where nothing was carried out: that may
 -- still come.
-local function ensure_ends(row, variant)
+local function settled_ends(row, variant)
   local expected = classes.expect(row, operations[variant.meets])
   if not expected.outcome then
     return WORKS, expected
@@ -172,55 +203,54 @@ local function ensure_ends(row, variant)
   return slow[row.class] and WORKS_IN_TIME or WORKS, expected
 end
 
-local function judge_ensure_end(row, variant, seen, complain)
-  local ends, expected = ensure_ends(row, variant)
+local function judge_settled_end(row, variant, seen, complain)
+  local ends, expected = settled_ends(row, variant)
   if not ends[seen.failed and seen.failed.outcome or "success"] then
     complain(("not %s, but %s"):format(next(ends), tostring(seen.failed or seen.extra)))
   elseif seen.failed and not expected.kinds[seen.failed.kind] then
     complain(("kind %s, not %s"):format(seen.failed.kind, next(expected.kinds)))
   elseif not seen.failed and seen.extra ~= variant.done then
-    complain(("%s, not %s"):format(tostring(seen.extra), variant.done))
+    complain(("%s, not %s"):format(tostring(seen.extra), tostring(variant.done)))
   end
 end
 
-local function judge_ensure(row, variant, seen)
+local function judge_settled(row, variant, seen)
   local complaints = {}
   local function complain(text)
     complaints[#complaints + 1] = text
   end
-  judge_ensure_end(row, variant, seen, complain)
+  judge_settled_end(row, variant, seen, complain)
   local outcome = seen.failed and seen.failed.outcome or "applied"
-  if not ensure_truths[outcome](variant, seen) then
+  if not settled_truths[outcome](variant, seen.ledger) then
     complain(("%d changes, and the client says %s"):format(seen.ledger.changes, tostring(seen.failed or seen.extra)))
   end
   judge.always(seen, complain)
   return complaints
 end
 
-local function check_ensured(client, variant, complaints)
-  local ensured, failed = client.integrations:ensure(variant.input)
-  if not ensured then
-    complaints[#complaints + 1] = "cannot be ensured afterwards: " .. tostring(failed)
-  elseif not is_done(variant.input, server:ledger().integrations) then
-    complaints[#complaints + 1] = "is not there once after it was ensured again"
+local function check_again(client, variant, complaints)
+  local thing, failed = variant.of.call(client[services[variant.of.service].part])
+  if not thing then
+    complaints[#complaints + 1] = "does not work afterwards: " .. tostring(failed)
+  elseif not is_done(variant, server:ledger()) then
+    complaints[#complaints + 1] = "is not there once after it was called again"
   end
 end
 
-local function ensure_case(row, variant)
-  case(("%s of ensure: %s"):format(variant[1], row.name), function()
+local function settled_case(row, variant)
+  case(("%s: %s"):format(variant[1], row.name), function()
     local client, timeout = client_for(row)
-    local seen = call_under(row, client, timeout, function(integrations)
-      return integrations:ensure(variant.input)
-    end, { method = variant.method })
-    local complaints = judge_ensure(row, variant, seen)
-    check_ensured(client, variant, complaints)
-    local doubled = #same_as(variant.input, server:ledger().integrations) - 1
-    return complaints, seen.extra == "created" or seen.extra == "updated", math.max(0, doubled), seen
+    local seen = call_under(row, client, timeout, variant.of.call, { method = variant.method }, variant.of.service)
+    local complaints = judge_settled(row, variant, seen)
+    check_again(client, variant, complaints)
+    local doubled = #same_as(variant, server:ledger()) - 1
+    return complaints, seen.result ~= nil and seen.extra ~= "unchanged", math.max(0, doubled), seen
   end)
 end
 
 -- ---- writes that may be repeated ------------------------------------------------------------
 
+local writes = { "create", "update", "delete", "segments.update", "rocketchat.update" }
 local by_choice = { unanswered = true, resent = true, failing = true, failing_once = true }
 
 -- What the repeat of a write meets whose first attempt is unknown: whatever it says, it does not say what became of
@@ -247,7 +277,7 @@ local function repeat_case(operation, first, second)
   end)
 end
 
-local function settled_case(operation, first)
+local function repeated_case(operation, first)
   case(("%s: %s, then well"):format(operation.name, first), function()
     local row = fault_table.by_name[first]
     local client, timeout = client_for(row, true)
@@ -329,8 +359,10 @@ describe("a fault", function()
   end)
 
   for _, row in ipairs(fault_table.rows) do
-    for _, name in ipairs(operations.names) do
-      operation_case(row, operations[name])
+    for _, names in ipairs { operations.names, operations.others } do
+      for _, name in ipairs(names) do
+        operation_case(row, operations[name])
+      end
     end
   end
 
@@ -346,13 +378,13 @@ describe("a fault", function()
 
   describe("of writes that are repeated by choice", function()
     for _, row in ipairs(fault_table.rows) do
-      for _, name in ipairs(by_choice[row.class] and { "create", "update", "delete" } or {}) do
+      for _, name in ipairs(by_choice[row.class] and writes or {}) do
         operation_case(row, operations[name], true)
       end
     end
     for _, first in ipairs(lost) do
-      settled_case(operations.update, first)
-      settled_case(operations.delete, first)
+      repeated_case(operations.update, first)
+      repeated_case(operations.delete, first)
       for _, pair in ipairs(repeats) do
         repeat_case(operations[pair[1]], first, pair[2])
       end
@@ -361,8 +393,8 @@ describe("a fault", function()
 
   describe("of", function()
     for _, row in ipairs(fault_table.rows) do
-      for _, variant in ipairs(ensures) do
-        if not variant.method or is_by_method(row) then ensure_case(row, variant) end
+      for _, variant in ipairs(settled) do
+        if not variant.method or is_by_method(row) then settled_case(row, variant) end
       end
     end
   end)

@@ -23,6 +23,48 @@ describe("integrations.json", function()
       end)
     end
 
+    local words = { type = { "string", "array" }, items = { type = { "boolean", "object" } } }
+    local kinds = { propertyName = "kind", mapping = {
+      flat = { type = "object", properties = { parts = { type = "object" } } },
+      deep = { type = "object", properties = { kind = {}, parts = { type = "array", items = list } } },
+    } }
+    local hook = { type = "object", properties = { parts = list }, discriminator = kinds }
+    local shapes = {
+      { "an empty array among other types is []", words, {}, "[]" },
+      { "a text is one all the same", words, "a", '"a"' },
+      { "an empty object among other types is {}", words, { {}, true, {} }, "[{},true,{}]" },
+      { "an empty table that may be either is what comes first", { type = { "object", "array" } }, {}, "{}" },
+      { "an empty table of which nothing is known is {}", nil, {}, "{}" },
+      { "an array of which nothing is known is one", nil, { {}, { 1 } }, "[{},[1]]" },
+      { "an array of empty arrays is one", { type = "array", items = list }, { {}, { "a" }, {} }, '[[],["a"],[]]' },
+      { "an array whose elements are not described is one", { type = "array" }, { {}, 1 }, "[{},1]" },
+      { "a discriminator chooses what is an object", hook, { kind = "flat", parts = {} },
+        '{"kind":"flat","parts":{}}' },
+      { "and what is an array, at any depth", hook, { kind = "deep", parts = { {}, {} } },
+        '{"kind":"deep","parts":[[],[]]}' },
+      { "and nothing where its value is none of them", hook, { kind = "x", parts = {} }, '{"kind":"x","parts":[]}' },
+      { "and nothing where it is absent", hook, { parts = {} }, '{"parts":[]}' },
+      { "and nothing where it is no text", hook, { kind = { "flat" }, parts = {} }, '{"kind":["flat"],"parts":[]}' },
+      { "a discriminator counts in the elements of an array", { type = "array", items = hook },
+        { { kind = "deep", parts = {} }, { kind = "flat", parts = {} } },
+        '[{"kind":"deep","parts":[]},{"kind":"flat","parts":{}}]' },
+      { "and in a field", { type = "object", properties = { hook = hook } }, { hook = { kind = "flat", parts = {} } },
+        '{"hook":{"kind":"flat","parts":{}}}' },
+      { "what may be either goes by its keys", { type = { "object", "array" } }, { "a" }, '["a"]' },
+      { "so does what may be anything", { type = "any" }, { "a" }, '["a"]' },
+      { "null is null", list, { json.null }, "[null]" },
+    }
+    for _, case in ipairs(shapes) do
+      it(case[1], function()
+        assert.equal(case[4], json.encode(case[3], case[2]))
+      end)
+    end
+
+    it("reads what a discriminator goes by raw", function()
+      local value = setmetatable({ parts = {} }, { __index = { kind = "flat" } })
+      assert.equal('{"parts":[]}', json.encode(value, hook))
+    end)
+
     it("runs no metamethod", function()
       local forbidden = { __index = error, __pairs = error, __len = error }
       local value = setmetatable({ list = setmetatable({ "a" }, forbidden) }, forbidden)

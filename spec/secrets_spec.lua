@@ -1,5 +1,5 @@
--- Where the key goes: to its own host, and nowhere else. It is looked for in all that a client holds, in all that a
--- program can print of it, and in what others receive.
+-- Where the key goes, and Rocket.Chat's token: to its own host, and nowhere else. It is looked for in all that a client
+-- holds, in all that a program can print of it, and in what others receive.
 package.path = "./spec/?.lua;" .. package.path
 
 local canary = require "support.canary"
@@ -16,6 +16,7 @@ local KEY = "SG.test.canary"
 -- Prints all there is to print, to both outputs. It is told the server's address, the trusted authority and a proxy.
 local PROGRAM = [[
 local operations = require "support.fault_operations"
+local rocketchat = require "integrations.rocketchat"
 local sendgrid = require "integrations.sendgrid"
 
 local function dump(value, seen)
@@ -34,9 +35,31 @@ local function tell(...)
   for i = 1, select("#", ...) do dump(select(i, ...), {}) end
 end
 
-local sg = assert(sendgrid.new { api_key = "SG.test.canary", base_url = %q, ca_file = %q, proxy = %s, timeout = %s,
-  retry_writes = true, on_event = tell })
-sg.session.transport.sleep = function() end
+local url, authority, proxy, timeout = %q, %q, %s, %s
+local function open(module, options)
+  options.ca_file, options.proxy, options.timeout = authority, proxy, timeout
+  options.retry_writes, options.on_event = true, tell
+  local client = assert(module.new(options))
+  client.session.transport.sleep = function() end
+  return client
+end
+
+local rc = open(rocketchat, { url = url, user_id = "u1", auth_token = "SG.test.canary",
+  two_factor = { method = "totp", code = "SG.test.canary" } })
+tell(rc, rc.integrations)
+tell(operations["rocketchat.get"].call(rc.integrations, "a1"))
+tell(operations["rocketchat.update"].call(rc.integrations, "a1"))
+tell(rc.integrations:change("a1", { name = "x" }))
+tell(rc.integrations:delete("webhook-incoming", "a1"))
+tell(rc.integrations:find { name = "Events" })
+rc:close()
+tell(rc, rc.integrations:list())
+
+local sg = open(sendgrid, { api_key = "SG.test.canary", base_url = url })
+tell(operations["segments.get"].call(sg.segments, "a1"))
+tell(operations["segments.update"].call(sg.segments, "a1"))
+tell(sg.segments:create { name = "Events", query_dsl = "x" })
+tell(sg.segments:wait_valid("a1", { timeout = 0.1 }))
 tell(sg, sg.integrations, assert(sg:as "alice"))
 for _, name in ipairs(operations.names) do tell(operations[name].call(sg.integrations, "a1")) end
 tell(sg.integrations:ensure(operations.input))
@@ -100,7 +123,9 @@ describe("the key", function()
 
   it("reaches its own host, so that the specs of this file mean something", function()
     local _, ledger = life()
-    assert.truthy(ledger.received.plain:find("Authorization: Bearer " .. KEY, 1, true))
+    for _, header in ipairs { "Authorization: Bearer ", "X-Auth-Token: ", "x-2fa-code: " } do
+      assert.truthy(ledger.received.plain:find(header .. KEY, 1, true), header)
+    end
   end)
 
   it("does not go to the environment's proxies", function()

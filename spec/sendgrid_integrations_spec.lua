@@ -1,7 +1,7 @@
+local clients = require "spec.support.clients"
 local emulator = require "integrations.emulator"
 local fake_transport = require "spec.support.fake_transport"
 local faults_of = require "spec.support.faults"
-local sendgrid = require "integrations.sendgrid"
 
 local function input(fields)
   local made = {
@@ -16,37 +16,19 @@ local function input(fields)
   return made
 end
 
-local function client_for(transport, options)
-  options = options or {}
-  return assert(sendgrid.new {
-    api_key = "SG.emulator.full",
-    base_url = "http://127.0.0.1:1",
-    transport = transport,
-    max_attempts = options.max_attempts or 1,
-    retry_writes = options.retry_writes,
-  })
-end
-
 -- A client of an emulator in this process, and the emulator.
 local function emulated(options)
   local service = emulator.new(options)
-  return client_for(service).integrations, service
+  return clients.sendgrid(service).integrations, service
 end
 
 -- A client of answers that no service would give.
 local function answered(answers, options)
   local transport = fake_transport.new(answers)
-  return client_for(transport, options).integrations, transport.requests
+  return clients.sendgrid(transport, options).integrations, transport.requests
 end
 
-local function lines(requests)
-  local made = {}
-  for i, request in ipairs(requests) do
-    made[i] = request.method .. " " .. request.url:gsub("^http://127.0.0.1:1", "")
-      .. (request.body and " " .. request.body or "")
-  end
-  return made
-end
+local lines = clients.lines
 
 describe("integrations.sendgrid.integrations", function()
   it("sends the documents' requests, byte for byte", function()
@@ -328,7 +310,7 @@ describe("integrations.sendgrid.integrations", function()
 
     it("know no name that the client does not, unless it is lenient", function()
       local service = emulator.new()
-      local sg = assert(sendgrid.new { api_key = "SG.emulator.full", transport = service, strict = false })
+      local sg = clients.sendgrid(service, { strict = false })
       local id = assert(sg.integrations:create(input())).integration_id
       local _, failed = sg.integrations:add_events(id, "brand_new")
       assert.equal("rejected", failed.kind)
@@ -345,23 +327,19 @@ describe("integrations.sendgrid.integrations", function()
     -- The first DELETE is carried out, or not, and answered with 500.
     local function flaky(applies)
       local service, failed_once = emulator.new(), false
-      local sg = assert(sendgrid.new {
-        api_key = "SG.emulator.full",
-        retry_writes = true,
-        transport = {
-          send = function(_, request)
-            if request.method ~= "DELETE" or failed_once then
-              return service:send(request)
-            end
-            failed_once = true
-            if applies then
-              service:send(request)
-            end
-            return { status = 500, body = "" }
-          end,
-          sleep = function() end,
-        },
-      })
+      local sg = clients.sendgrid({
+        send = function(_, request)
+          if request.method ~= "DELETE" or failed_once then
+            return service:send(request)
+          end
+          failed_once = true
+          if applies then
+            service:send(request)
+          end
+          return { status = 500, body = "" }
+        end,
+        sleep = function() end,
+      }, { retry_writes = true, max_attempts = 3 })
       return sg.integrations, service
     end
 
@@ -530,7 +508,7 @@ describe("integrations.sendgrid.integrations", function()
     end)
 
     it("is a failure once the client is closed", function()
-      local sg = client_for(emulator.new())
+      local sg = clients.sendgrid(emulator.new())
       sg:close()
       local report, failed = sg.integrations:delete_many { "a" }
       assert.is_nil(report)

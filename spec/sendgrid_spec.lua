@@ -128,7 +128,7 @@ describe("integrations.sendgrid", function()
       { 406, "", "rejected",
         empty .. "the service cannot answer in the form asked for: is base_url right?", {} },
       { 413, "{}", "rejected", "the request is too large for the service", {} },
-      { 414, "{}", "rejected", "the address is too long: delete_many takes any number of ids", {} },
+      { 414, "{}", "rejected", "the address is too long: ask for less at once", {} },
       { 415, "{}", "rejected", "the service does not take JSON there: is base_url right?", {} },
       { 418, "{}", "rejected", "the service refused the request", {} },
       { 429, '{"errors":[{"field":null,"message":"too many requests"}]}', "rate_limited",

@@ -40,19 +40,39 @@ local Things = service.define {
         {
           name = "ids",
           ["in"] = "query",
+          required = true,
           many = true,
           schema = { type = "array", minItems = 1, items = { type = "string" } },
         },
       },
     },
+    pick = {
+      method = "GET",
+      path = "/v1/pick",
+      result = { identity = "id", field = "things", array = true, alone = true },
+    },
+    leaf = {
+      method = "GET",
+      path = "/v1/leaf",
+      result = { identity = "id", field = "things", array = true, page = true },
+    },
+    job = {
+      method = "POST",
+      path = "/v1/job",
+      result = {},
+      statuses = { [409] = { "limit_reached", "there is one" } },
+    },
+    jobs = { method = "GET", path = "/v1/jobs", result = { array = true } },
+    part = { method = "GET", path = "/v1/part", result = { identity = "id", field = "thing" } },
   },
 }
 
 local function read_failure(operation, response)
   local kinds = { [404] = "not_found", [500] = "server" }
+  local row = operation.statuses and operation.statuses[response.status]
   return failure.new {
-    kind = kinds[response.status] or "rejected",
-    operation = operation.name, status = response.status, message = "no",
+    kind = row and row[1] or kinds[response.status] or "rejected",
+    operation = operation.name, status = response.status, message = row and row[2] or "no",
   }
 end
 
@@ -255,6 +275,88 @@ describe("integrations.service", function()
       end)
     end
 
+    local a, b = { id = "a", new = 1 }, { id = "b" }
+    local results = {
+      { "pick", "a list, where one may be alone", '{"things":[{"id":"a","new":1},{"id":"b"}]}', { a, b } },
+      { "pick", "an empty one", '{"things":[]}', {} },
+      { "pick", "one alone: a list of one", '{"id":"a","new":1}', { a } },
+      { "pick", "one alone beside null for a list", '{"id":"b","things":null}', { b } },
+      { "pick", "a list that is none beside an id", '{"id":"b","things":{"id":"a"}}' },
+      { "pick", "one alone without an id", '{"new":1}' },
+      { "pick", "one alone whose id is a number", '{"id":1}' },
+      { "pick", "nothing", "{}" },
+      { "pick", "a web page", "<html>" },
+      { "pick", "an empty body", "" },
+      { "pick", "a list at the top", '[{"id":"a"}]' },
+      { "list", "one where none may be alone", '{"id":"a","new":1}' },
+      { "part", "one in its field", '{"thing":{"id":"a","new":1},"id":"b"}', a },
+      { "part", "one that is not in its field", '{"id":"b"}' },
+      { "part", "one without an id", '{"thing":{"new":1}}' },
+      { "part", "null in its field", '{"thing":null}' },
+      { "job", "any object, where none has an id", '{"new":1}', { new = 1 } },
+      { "job", "an empty object", "{}", {} },
+      { "job", "a text for an object", '"x"' },
+      { "job", "null for an object", "null" },
+      { "job", "no body at all", "" },
+      { "jobs", "a list at the top, of things without ids", '[{"new":1},{}]', { { new = 1 }, {} } },
+      { "jobs", "an empty list at the top", "[]", {} },
+      { "jobs", "a list at the top with a null", '[{},null]' },
+      { "jobs", "an object for a list", '{"new":1}' },
+      { "leaf", "a page without its list", '{"offset":0,"count":0,"total":0}' },
+    }
+    for _, case in ipairs(results) do
+      it(("to %s with %s"):format(case[1], case[2]), function()
+        local things = new { status = 200, body = case[3] }
+        local result, failed = things[case[1]](things)
+        assert.same(case[4], result)
+        if case[4] then
+          assert.is_nil(failed)
+        else
+          assert.same({ "protocol", "things." .. case[1] }, { failed.kind, failed.operation })
+        end
+      end)
+    end
+
+    local pages = {
+      { '"offset":2,"count":1,"total":3,', { offset = 2, count = 1, total = 3 } },
+      { '"total":0,"success":true,', { total = 0 } },
+      { '"total":null,', {} },
+      { "", {} },
+    }
+    for _, case in ipairs(pages) do
+      it("that is a page comes with what it says of itself: " .. case[1], function()
+        local things = new { status = 200, body = ("{%s" .. '"things":[{"id":"b"}]}'):format(case[1]) }
+        local result, told = things:leaf()
+        assert.same({ { b }, case[2] }, { result, told })
+        assert.is_nil(select(2, things:list()))
+      end)
+    end
+
+    it("that is a page never comes with one where it is a failure", function()
+      local good = { status = 200, body = '{"total":1,"things":[{"id":"b"}]}' }
+      for _, answers in ipairs {
+        { { status = 500, body = good.body } }, { { status = 404, body = good.body } },
+        { { status = 200, body = '{"total":1,"things":[{}]}' } }, { { status = 200, body = '{"total":1}' } },
+        { { problem = { code = "CURLE_PARTIAL_FILE", message = "m", sent = true, status = 200 } } },
+      } do
+        answers[2] = good
+        local things = new(answers)
+        local result, failed = things:leaf()
+        assert.is_nil(result)
+        assert.same({ "things.leaf", "not_applied", 1 }, { failed.operation, failed.outcome, failed.attempts })
+        assert.is_nil(failed.total)
+        assert.same({ total = 1 }, select(2, things:leaf()))
+      end
+    end)
+
+    it("is read by what an operation says of its status", function()
+      for _, case in ipairs { { "job", "limit_reached", "there is one" }, { "jobs", "rejected", "no" } } do
+        local things = new { status = 409, body = "" }
+        local _, failed = things[case[1]](things)
+        assert.same({ case[2], case[3] }, { failed.kind, failed.message })
+      end
+    end)
+
     it("of 201 without a body was applied all the same", function()
       local things = new { status = 201, body = "" }
       local result, failed = things:create { name = "a" }
@@ -354,5 +456,12 @@ describe("integrations.service", function()
     assert.equal(109, bounded.session.deadline)
     assert.equal(109, service.bounded(bounded).session.deadline)
     assert.equal(103, service.bounded(bounded, 1 / 3).session.deadline)
+  end)
+
+  it("gives a helper the time that it wants, but no more than is left", function()
+    local things = new(nil, { now = function() return 100 end, timeout = 9 })
+    local bounded = service.bounded(things, 1, 50)
+    assert.equal(150, bounded.session.deadline)
+    assert.equal(150, service.bounded(bounded, 1, 500).session.deadline)
   end)
 end)

@@ -287,6 +287,21 @@ local function conclude(failed, request)
   failed.attempts = request.attempts
 end
 
+--- Waits, for a helper that asks again and again. Returns why it has to end, or nil.
+---@param session table
+---@param name string `segments.wait_valid`
+---@param seconds number
+---@return integrations.Failure?
+function call.wait(session, name, seconds)
+  local operation = { name = name }
+  local ended = halted(session, operation)
+  if not ended then
+    session.transport:sleep(seconds)
+    ended = halted(session, operation)
+  end
+  return ended
+end
+
 --- Sends a request until it has an answer, may not be repeated, or the deadline is there.
 ---@param session table transport, now, timeout, deadline?, max_attempts, retry_writes?, budget, rate_limit?, random?,
 ---  on_event?

@@ -1,11 +1,15 @@
 --- What the clients of all services share: options, one transport, closing.
 ---
---- A client is declared: `name`, `options` (a schema; the shared ones are added), `base_url`,
---- `credentials`, `headers` (functions of the options), `read_failure`, `response_headers` (those that it reads), and
+--- A client is declared: `name`, `options` (a schema; the shared ones are added), `option_faults` (by an option's path,
+--- what is wrong with its text), `address` (the option that holds the service's), `base_url`, `credentials`, `headers`
+--- (functions of the options), `refusals` (see integrations.refusal), `response_headers` (those that it reads), and
 --- `services`.
+local arguments = require "integrations.arguments"
 local failure = require "integrations.failure"
 local integrations = require "integrations"
+local match = require "integrations.match"
 local rate_limit = require "integrations.rate_limit"
+local refusal = require "integrations.refusal"
 local retry = require "integrations.retry"
 local service = require "integrations.service"
 local transport = require "integrations.transport"
@@ -13,7 +17,6 @@ local transport = require "integrations.transport"
 local client = {}
 
 ---@class integrations.Options
----@field base_url? string overrides the service's address; plain http only for a loopback address
 ---@field timeout? number seconds for a whole call, retries included (30)
 ---@field connect_timeout? number seconds for one connection (5)
 ---@field max_attempts? integer how often a call may be tried where that is safe (3)
@@ -29,7 +32,6 @@ local client = {}
 ---  service reports; absent: each client has its own knowledge of it
 ---@field strict? boolean false lets names through that this version does not know (true)
 local shared_options = {
-  base_url = { type = "string", minLength = 1 },
   timeout = { type = "number", minimum = 0.001, maximum = 86400 },
   connect_timeout = { type = "number", minimum = 0.001, maximum = 86400 },
   max_attempts = { type = "integer", minimum = 1, maximum = 100 },
@@ -88,6 +90,17 @@ function client.header_fault(value)
   end
 end
 
+--- What would break a secret apart, or nil: keys and tokens have neither spaces nor other alphabets.
+---@param value string
+---@return string?
+function client.secret_fault(value)
+  local fault = client.header_fault(value)
+  if not fault and value:find("[^\33-\126]") then
+    fault = "must not have spaces or characters that are not ASCII"
+  end
+  return fault
+end
+
 local function text_fault(value)
   return value:find("%z") and "must not have a NUL byte" or nil
 end
@@ -97,16 +110,15 @@ local function address_fault(value)
 end
 
 local option_faults = {
-  base_url = url_fault,
   ca_file = text_fault,
   proxy = address_fault,
   rate_limit_dict = rate_limit.dict_fault,
 }
 
 -- What is wrong with the two together, or nil.
-local function proxy_fault(proxy, base_url)
-  if type(proxy) == "string" and type(base_url) == "string" and base_url:find("^http:") then
-    return "would get the credentials unencrypted: base_url must begin with https://"
+local function proxy_fault(proxy, url, address)
+  if type(proxy) == "string" and type(url) == "string" and url:find("^http:") then
+    return ("would get the credentials unencrypted: %s must begin with https://"):format(address)
   end
 end
 
@@ -120,13 +132,14 @@ local function check_options(declaration, options)
       faults[#faults + 1] = { field = name, message = message }
     end
   end
-  for _, source in ipairs { option_faults, declaration.option_faults } do
-    for name, fault_of in pairs(source) do
-      local value = rawget(given, name)
-      add(name, type(value) == "string" and fault_of(value))
+  local address = declaration.address
+  for _, source in ipairs { option_faults, { [address] = url_fault }, declaration.option_faults } do
+    for path, fault_of in pairs(source) do
+      local value = match.at(given, path)
+      add(path, type(value) == "string" and fault_of(value))
     end
   end
-  add("proxy", proxy_fault(rawget(given, "proxy"), rawget(given, "base_url")))
+  add("proxy", proxy_fault(rawget(given, "proxy"), rawget(given, address), address))
   for _, fault in ipairs(faults) do
     fault.field = fault.field ~= "" and fault.field or "options"
   end
@@ -203,6 +216,7 @@ local function new_session(declaration, options, base_url, opened)
     on_event = options.on_event,
     strict = options.strict,
     read_failure = declaration.read_failure,
+    address = declaration.address,
   }
 end
 
@@ -243,7 +257,9 @@ function client.define(declaration)
   for name, schema in pairs(shared_options) do
     properties[name] = schema
   end
-  declaration.check = service.compile(declaration.options)
+  properties[declaration.address] = { type = "string", minLength = 1 }
+  declaration.check = arguments.compile(declaration.options)
+  declaration.read_failure = refusal.reader(declaration.refusals, declaration.address)
   local class = { declaration = declaration }
   class.__index = class
   --- Ends the client: its connections are closed, the credentials wiped, later calls fail. Any
@@ -261,7 +277,7 @@ function client.define(declaration)
       return nil, failure.invalid(name, faults)
     end
     options = merge({}, options) -- what was checked, and nothing that a metatable adds to it
-    local base_url = (options.base_url or declaration.base_url(options)):gsub("/+$", "")
+    local base_url = declaration.base_url(options):gsub("/+$", "")
     local opened, message = open_transport(declaration, options, base_url)
     if not opened then
       return nil, failure.invalid(name, { { field = "transport", message = message } })
@@ -269,6 +285,20 @@ function client.define(declaration)
     return new_client(class, new_session(declaration, options, base_url, opened))
   end
   return class
+end
+
+--- What a client's module gives to those who require it: the function `new`.
+---@param class table
+---@return table module
+function client.module(class)
+  local module = {}
+  function module.new(given)
+    if given == module then
+      error(("call it with a dot: %s.new"):format(class.declaration.name), 2)
+    end
+    return class.new(given)
+  end
+  return module
 end
 
 return client

@@ -1,5 +1,5 @@
---- A create that can be repeated: looks for the thing first, and settles an unknown outcome by looking
---- again. For every service whose things can be told apart by some of their fields.
+--- Writes whose unknown outcome is settled by looking: for every service whose things can be told apart by some of
+--- their fields. `run` looks first, so that it can be repeated; `create` only afterwards.
 local failure = require "integrations.failure"
 local match = require "integrations.match"
 local service = require "integrations.service"
@@ -10,7 +10,10 @@ local ensure = {}
 ---@field name string `integrations.ensure`
 ---@field identity string the field that holds a thing's id
 ---@field title string the field by which people know it
+---@field advice string what to do where the outcome stays unknown
 ---@field same string[] paths of the fields by which two things are the same
+---@field whole? fun(things: table, thing: table): table?, integrations.Failure? the thing with all its fields, where
+---  the list leaves out some
 
 -- What a write may take of the time that is left: the rest is for looking what became of it.
 local WRITE_SHARE = 2 / 3
@@ -73,11 +76,26 @@ local function ambiguous(same, declaration, outcome)
   }
 end
 
-local function settlement(same, unseen)
-  if not same then
-    return "nor could the list be read to find out: " .. unseen.message
+-- What is there now: nil where nothing is, and perhaps why that cannot be said.
+local function look(things, input, declaration, outcome)
+  local same, unseen = find_same(things, input, declaration)
+  if same and #same > 1 then
+    return nil, ambiguous(same, declaration, outcome)
   end
-  return (same[1] and "it is there, but not as wanted" or "the list does not show it") .. ": ensure it again later"
+  local thing = same and same[1]
+  if thing and declaration.whole then
+    return declaration.whole(things, thing)
+  end
+  return thing, unseen
+end
+
+local function settlement(thing, unseen, declaration)
+  if unseen then
+    return "nor could be read what became of it: " .. unseen.message
+  elseif not thing then
+    return "the list does not show it: " .. declaration.advice
+  end
+  return ('there is one, "%s", but not as wanted: %s'):format(thing[declaration.identity], declaration.advice)
 end
 
 -- After a write whose answer cannot be trusted. That the thing is not there yet proves nothing: the
@@ -86,14 +104,14 @@ local function settle(things, input, declaration, done, failed)
   if failed.outcome == "not_applied" then
     return nil, failed
   end
-  local same, unseen = find_same(things, input, declaration)
-  if same and #same > 1 then
-    return nil, ambiguous(same, declaration, failed.outcome)
-  elseif same and match.covers(same[1], input) then
-    return same[1], done
+  local thing, unseen = look(things, input, declaration, failed.outcome)
+  if unseen and unseen.kind == "ambiguous" then
+    return nil, unseen
+  elseif thing and match.covers(thing, input) then
+    return thing, done
   end
   failed.outcome = "unknown"
-  failed.message = failed.message .. "; " .. settlement(same, unseen)
+  failed.message = failed.message .. "; " .. settlement(thing, unseen, declaration)
   return nil, failed
 end
 
@@ -118,6 +136,21 @@ local function write(things, input, declaration, done, method, ...)
     return nil, undecidable(declaration, "applied", "the service took it, but shows another %s: do not repeat it")
   end
   return settle(things, input, declaration, done, failed)
+end
+
+--- Creates, and looks what became of it where nobody can tell.
+---@param things table an object of a service, bounded: `list`
+---@param input table
+---@param declaration integrations.ensure.Declaration
+---@param send_create fun(things: table, input: table): table?, integrations.Failure?
+---@return table? thing
+---@return integrations.Failure?
+function ensure.create(things, input, declaration, send_create)
+  local created, failed = send_create(service.bounded(things, WRITE_SHARE), input)
+  if created then
+    return created
+  end
+  return settle(things, input, declaration, nil, failed)
 end
 
 --- Creates, updates or leaves as it is.

@@ -38,6 +38,7 @@
 ---@field code? string libcurl's name of what went wrong, where no whole answer came; or a transport's own
 ---@field retry_after? number seconds after which the server wants to be asked again
 ---@field request_id? string what the server calls this request
+---@field two_factor? { method: string } Rocket.Chat: the second factor that the server wants
 local Failure = {}
 Failure.__index = Failure
 
@@ -133,9 +134,9 @@ local TLS = "the server's identity could not be proved: check the host name, its
 -- What libcurl's codes mean to a caller. Codes that stand for nothing of their own are `network`.
 local codes = {
   CURLE_OPERATION_TIMEDOUT = { "timeout", "no answer within the time limit (timeout, or connect_timeout)" },
-  CURLE_COULDNT_RESOLVE_HOST = { "network", "the host name was not found: check base_url and DNS" },
+  CURLE_COULDNT_RESOLVE_HOST = { "network", "the host name was not found: check the address and DNS" },
   CURLE_COULDNT_RESOLVE_PROXY = { "network", "the proxy's name was not found: check proxy" },
-  CURLE_COULDNT_CONNECT = { "network", "nobody answers at that address: check base_url, proxy and the firewall" },
+  CURLE_COULDNT_CONNECT = { "network", "nobody answers there: check the address, proxy and the firewall" },
   CURLE_SSL_CONNECT_ERROR = { "tls", "no TLS connection came about" },
   CURLE_SSL_CIPHER = { "tls", "no TLS connection came about" },
   CURLE_PEER_FAILED_VERIFICATION = { "tls", TLS },

@@ -71,6 +71,31 @@ local function encode_object(value, properties)
   return "{" .. table.concat(names, ",") .. "}"
 end
 
+local function holds(words, wanted)
+  for _, word in ipairs(words) do
+    if word == wanted then
+      return true
+    end
+  end
+  return false
+end
+
+-- Whether a table is an array: the schema says so, or else its keys.
+local function is_array(value, types)
+  if types == "array" or types == "object" then
+    return types == "array"
+  elseif type(types) == "table" and holds(types, "array") ~= holds(types, "object") then
+    return holds(types, "array")
+  end
+  return rawget(value, 1) ~= nil
+end
+
+-- The schema that a discriminator's value chooses, or the one itself.
+local function chosen(schema, value)
+  local discriminator = schema.discriminator
+  return discriminator and discriminator.mapping[rawget(value, discriminator.propertyName)] or schema
+end
+
 --- Writes a value that its schema has accepted, so there is neither a cycle nor a hole in it. An
 --- empty table is an array where the schema says so; lua-cjson alone would write `{}`.
 --- Fields come in the order of their names, so that equal tables make equal bytes.
@@ -83,8 +108,8 @@ function encode(value, schema)
   elseif type(value) ~= "table" then
     return cjson.encode(value)
   end
-  schema = schema or {}
-  if schema.type == "array" or (schema.type == nil and rawget(value, 1) ~= nil) then
+  schema = chosen(schema or {}, value)
+  if is_array(value, schema.type) then
     return encode_array(value, schema.items)
   end
   return encode_object(value, schema.properties)

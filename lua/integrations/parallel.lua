@@ -5,10 +5,10 @@
 ---
 --- Each item has a task of its own, which goes on while others wait for the service. In plain Lua tasks are
 --- coroutines, in nginx light threads; there is no event library to be set up.
+local arguments = require "integrations.arguments"
 local failure = require "integrations.failure"
 local nginx_phase = require "integrations.nginx_phase"
 local scheduler = require "integrations.scheduler"
-local service = require "integrations.service"
 local task = require "integrations.task"
 
 local parallel = {}
@@ -92,7 +92,7 @@ local function read_arguments(items, fn, options)
   elseif not is_callable(fn) then
     return "a function must come after the items, not a " .. type(fn)
   end
-  local list = service.list(items)
+  local list = arguments.list(items)
   return hole_fault(items, list) or options ~= nil and option_fault(options) or nil, list
 end
 

@@ -20,9 +20,11 @@ local function command(self, name, options)
   return cjson.decode((assert(self.socket:receive "*l")))
 end
 
---- Empties the ledger, ends the fault and all connections. Returns the id of the only integration.
+--- Empties the ledger, ends the fault and all connections. Returns the id of the only integration, and those of the
+--- only thing in each service (see support.fault_services).
 function Server:reset()
-  return command(self, "reset").id
+  local ids = command(self, "reset").ids
+  return ids.integrations, ids
 end
 
 --- Requests meet a fault from now on. The ledger is emptied.
@@ -36,8 +38,9 @@ function Server:arm(name, options)
 end
 
 --- Requests meet no fault from now on. Returns the ledger: { requests = { { method, path, headers, body, applied } },
---- connections, changes, received = { plain, tls, elsewhere }, integrations, complaints }. `complaints` are of what
---- went wrong in the server itself: where it breaks down, it may look like the fault that was asked for.
+--- connections, changes, received = { plain, tls, elsewhere }, integrations, segments, rocketchat, complaints }.
+--- `complaints` are of what went wrong in the server itself: where it breaks down, it may look like the fault that was
+--- asked for.
 function Server:disarm()
   return command(self, "disarm")
 end

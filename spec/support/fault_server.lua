@@ -5,7 +5,7 @@
 --- It prints one line of JSON: its process id, its ports, and the certificate of its authority. Then it serves
 --- the first who connects to its control port, a line of JSON for a line of JSON, and ends when that one leaves.
 ---
---- Behind its faults there is an emulator of the service, so that a request that is received in full is carried
+--- Behind its faults there is an emulator of the services, so that a request that is received in full is carried
 --- out before its answer is spoilt, and the ledger knows the truth.
 local certificates = require "support.certificates"
 local cjson = require "cjson"
@@ -14,29 +14,29 @@ local emulator = require "integrations.emulator"
 local faults = require "support.fault_table"
 local answers = require "support.fault_answers"
 local process = require "support.process"
+local services = require "support.fault_services"
 local socket = require "socket"
 local ssl = require "ssl"
 
-local KEY = "SG.test.canary"
-local PATH = "/v3/marketing/integrations"
 local PATIENCE = 20 -- seconds until somebody has connected to the control port
 local RECEIVED_LIMIT = 65536
-
-local SEED = cjson.encode {
-  destination = "Segment",
-  filters = { email_events = { "open", "click" } },
-  properties = { write_key = "a123456", destination_region = "EU" },
-  label = "Events",
-}
 
 -- `complaints`: what went wrong in the server itself. They outlive the ledger until they are handed over.
 local server = { listeners = {}, ports = {}, connections = {}, armed = nil, complaints = {} }
 
 -- ---- the service and the ledger -------------------------------------------------------------
 
-local function ask(method, body)
-  return server.service:handle { method = method, url = PATH, body = body,
-    headers = { authorization = "Bearer " .. KEY, accept = "application/json", ["content-type"] = "application/json" } }
+local function ask(name, method, body)
+  local service = services[name]
+  return server.service:handle { method = method, url = method == "GET" and service.list or service.create,
+    body = body and cjson.encode(body), headers = service.headers }
+end
+
+-- All that the services hold, but for when: the same update twice changes nothing else.
+local function state()
+  local parts = {}
+  for i, name in ipairs(services.names) do parts[i] = ask(name, "GET").body end
+  return (table.concat(parts, "\n"):gsub("%d%d%d%d%-%d%d%-%d%dT[%d:%.]+Z", "then"))
 end
 
 local function forget()
@@ -50,10 +50,10 @@ end
 
 -- Lets the service do its work, and notes whether that changed anything.
 local function carry_out(request)
-  local before = ask("GET").body
+  local before = state()
   local response = server.service:handle { method = request.method, url = request.path, headers = request.headers,
     body = request.body }
-  request.applied = ask("GET").body ~= before
+  request.applied = state() ~= before
   return response
 end
 
@@ -242,13 +242,18 @@ local function be_well()
   if server.holder then listen_again "plain" end
 end
 
---- Everything as at the start, with one integration in the service.
+--- Everything as at the start, with one thing in each service.
 function commands.reset()
   be_well()
   hang_up()
   server.service:reset()
   forget()
-  return { id = cjson.decode(ask("POST", SEED).body).integration_id }
+  local ids = {}
+  for _, name in ipairs(services.names) do
+    local service = services[name]
+    ids[name] = service.created(cjson.decode(ask(name, "POST", service.seed).body))[service.identity]
+  end
+  return { ids = ids }
 end
 
 --- From now on: { fault, method?, first?, next?, from_second? }. What was before is no longer in the ledger.
@@ -274,7 +279,9 @@ end
 function commands.ledger()
   catch_up()
   local ledger = server.ledger
-  ledger.integrations = cjson.decode(ask("GET").body).result
+  for _, name in ipairs(services.names) do
+    ledger[name] = cjson.decode(ask(name, "GET").body)[services[name].field]
+  end
   return ledger
 end
 
@@ -340,7 +347,7 @@ local function wait_for_control()
 end
 
 local function main()
-  server.service = emulator.new { keys = { [KEY] = { user_id = "12345" } } }
+  server.service = emulator.new(services.emulator_options)
   server.contexts = make_contexts(server.folder)
   forget()
   for _, name in ipairs { "plain", "tls", "elsewhere" } do listen(name) end

@@ -1,7 +1,9 @@
---- The life of an Integration, step by step, against the emulator behind a real nginx.
+--- The life of an Integration, step by step, against the emulator behind a real nginx; then a segment's, and that of
+--- a webhook of Rocket.Chat.
 ---
 ---   make demo
 local emulator = require "integrations.emulator.server"
+local rocketchat = require "integrations.rocketchat"
 local sendgrid = require "integrations.sendgrid"
 
 local function say(text, ...)
@@ -138,8 +140,68 @@ local function clean_up(sg, created, second)
   expect(#assert(sg.integrations:list()) == 0, "an empty list")
 end
 
+-- ---- the other two services -----------------------------------------------------------------
+
+local function title(text)
+  say("\n%s\n%s", text, ("-"):rep(#text))
+end
+
+local function segment(sg)
+  title "SendGrid's Segments 2.0"
+  step("Make a segment; a user's text goes into its query by quote.",
+    [[sg.segments:create { name = "O'Briens", query_dsl = "… WHERE last_name = " .. sg.segments:quote "O'Brien" }]])
+  local made = assert(sg.segments:create {
+    name = "O'Briens",
+    query_dsl = "SELECT contact_id, updated_at FROM contact_data WHERE last_name = "
+      .. assert(sg.segments:quote "O'Brien"),
+  })
+  say("  -> %s  %s  %s", made.id, made.status.query_validation, made.query_dsl:match "WHERE.*")
+  step("Wait until the service has looked at the query.", ('sg.segments:wait_valid("%s", { timeout = 60 })')
+    :format(made.id))
+  local valid = assert(sg.segments:wait_valid(made.id, { timeout = 60 }))
+  say("  -> %s", valid.status.query_validation)
+  step("Find it by its name, and have its contacts counted anew.", [[sg.segments:find { name = "O'Briens" }]])
+  local found = assert(sg.segments:find { name = "O'Briens" })
+  expect(#found == 1 and found[1].id == made.id, "one segment of that name")
+  local job = assert(sg.segments:refresh(made.id, { user_time_zone = "Europe/Dublin" }))
+  say("  -> job %s", tostring(job.job_id))
+  assert(sg.segments:delete(made.id))
+  expect(#assert(sg.segments:list()) == 0, "no segment")
+  say "  -> and deleted"
+end
+
+local function webhook(url)
+  title "Rocket.Chat's integrations"
+  local rc = assert(rocketchat.new { url = url, user_id = "emulator", auth_token = "RC.emulator.full" })
+  step("Make an outgoing webhook.", 'rc.integrations:create { type = "webhook-outgoing", name = "Deploys", … }')
+  local made = assert(rc.integrations:create {
+    type = "webhook-outgoing",
+    name = "Deploys",
+    enabled = true,
+    username = "rocket.cat",
+    channel = { "#general", "#deploys" },
+    scriptEnabled = false,
+    event = "sendMessage",
+    urls = { "https://example.com/hook" },
+    token = "proof",
+    triggerWords = "deploy, rollback",
+  })
+  say("  -> %s in %s on %s", made._id, table.concat(made.channel, " "), table.concat(made.triggerWords, " "))
+  step("Change one field: the server may clear what an update leaves out, so this reads, merges and writes.",
+    ('rc.integrations:change("%s", { enabled = false })'):format(made._id))
+  local changed = assert(rc.integrations:change(made._id, { enabled = false }))
+  say("  -> enabled is %s, still on %s", tostring(changed.enabled), table.concat(changed.triggerWords, " "))
+  expect(not changed.enabled and #changed.triggerWords == 2, "a webhook that is switched off, and nothing else")
+  assert(rc.integrations:delete(made.type, made._id))
+  local gone, failure = rc.integrations:get(made._id)
+  expect(not gone and failure.kind == "not_found", "nothing to be found")
+  say("  -> %s", tostring(failure))
+  rc:close()
+end
+
 local function run(url)
-  say("The emulator of SendGrid's Integrations API runs behind nginx at %s", url)
+  say("The emulator runs behind nginx at %s", url)
+  title "SendGrid's Integrations"
   local sg = assert(sendgrid.new { api_key = "SG.emulator.full", base_url = url })
   local created, second = make_two(sg)
   look(sg, created)
@@ -147,7 +209,9 @@ local function run(url)
   ensure(sg, second)
   make_mistakes(sg)
   clean_up(sg, created, second)
+  segment(sg)
   sg:close()
+  webhook(url)
 end
 
 local server = assert(emulator.start())

@@ -1,6 +1,6 @@
 --- Deletes any number of ids with an operation that takes a list of them in its address.
+local arguments = require "integrations.arguments"
 local failure = require "integrations.failure"
-local service = require "integrations.service"
 
 local bulk_delete = {}
 
@@ -30,7 +30,7 @@ end
 local function find_too_long(ids, space)
   local faults = {}
   for i, id in ipairs(ids) do
-    if #service.percent_encode(id) > space then
+    if #arguments.percent_encode(id) > space then
       faults[#faults + 1] = { field = ("ids[%d]"):format(i), message = "is too long for an address" }
     end
   end
@@ -41,7 +41,7 @@ end
 local function chunks_of(ids, address_size)
   local chunks, size = {}, MAX_URL
   for _, id in ipairs(ids) do
-    local id_size = #service.percent_encode(id)
+    local id_size = #arguments.percent_encode(id)
     if size + 1 + id_size > MAX_URL then
       chunks[#chunks + 1] = {}
       size = address_size - 1 -- no comma before the first

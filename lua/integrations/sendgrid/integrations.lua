@@ -1,8 +1,10 @@
 --- SendGrid's Integrations API: email events forwarded to Segment.
 --- Schemas and operations carry the names of the API's OpenAPI document.
+local arguments = require "integrations.arguments"
 local bulk_delete = require "integrations.sendgrid.bulk_delete"
 local ensure = require "integrations.ensure"
 local failure = require "integrations.failure"
+local listing = require "integrations.listing"
 local match = require "integrations.match"
 local service = require "integrations.service"
 
@@ -108,6 +110,7 @@ local Id = { name = "id", ["in"] = "path", schema = { type = "string" } }
 local Ids = {
   name = "ids",
   ["in"] = "query",
+  required = true,
   many = true,
   schema = { type = "array", minItems = 1, items = { type = "string" } },
 }
@@ -124,6 +127,8 @@ local LIMIT = 10 -- Segment integrations of one user
 ---@field list fun(self): integrations.sendgrid.Integration[]?, integrations.Failure? all of the account (or subuser)
 ---@field get integrations.sendgrid.One `not_found` where there is none of that id
 ---@field update integrations.sendgrid.Update changes the fields that the patch has
+---@field each fun(self): fun(): integrations.sendgrid.Integration? see integrations.listing
+---@field find fun(self, wanted: table<string, any>): integrations.sendgrid.Integration[]?, integrations.Failure?
 local Integrations = service.define {
   name = "integrations",
   schemas = {
@@ -148,7 +153,14 @@ local Integrations = service.define {
       result = one,
       idempotent = true,
     },
-    delete = { method = "DELETE", path = path, parameters = { Ids }, idempotent = true, removes = true },
+    delete = {
+      method = "DELETE",
+      path = path,
+      parameters = { Ids },
+      statuses = { [414] = { "rejected", "the address is too long: delete_many takes any number of ids" } },
+      idempotent = true,
+      removes = true,
+    },
   },
 }
 
@@ -189,7 +201,7 @@ end
 -- Whether the list holds none of the ids, in one array or one by itself.
 local function are_gone(self, ids)
   local existing = self:list()
-  local wanted = type(ids) == "table" and service.list(ids) or { ids }
+  local wanted = type(ids) == "table" and arguments.list(ids) or { ids }
   for _, integration in ipairs(existing or {}) do
     if match.contains(wanted, integration.integration_id) then
       return false
@@ -218,56 +230,7 @@ end
 
 -- ---- helpers --------------------------------------------------------------------------------
 
---- Iterates over all integrations. The API has no pages, so this is one request. A failure is
---- raised, since a loop has no other way to hear of it.
----
----   for integration in sg.integrations:each() do print(integration.label) end
----@return fun(): integrations.sendgrid.Integration?
-function Integrations:each()
-  service.check_self(self, Integrations, "integrations.each")
-  local all, failed = self:list()
-  if not all then
-    error(failed, 0)
-  end
-  local i = 0
-  return function()
-    i = i + 1
-    return all[i]
-  end
-end
-
--- A criterion of an array's field names one element of it.
-local criteria = { type = "object", properties = {} }
-for _, field in ipairs(service.fields(Integration)) do
-  if field.schema.type ~= "object" then
-    criteria.properties[field.path] = field.schema.items or field.schema
-  end
-end
-local check_criteria = service.checker("criteria", criteria)
-
---- The integrations whose fields have the given values. Fields of fields are written with dots;
---- `["filters.email_events"] = "open"` finds those that forward opens, whatever else they forward.
----@param wanted table<string, string>
----@return integrations.sendgrid.Integration[]? found
----@return integrations.Failure? failure
-function Integrations:find(wanted)
-  service.check_self(self, Integrations, "integrations.find")
-  local faults = check_criteria(self, "integrations.find", wanted)
-  if faults then
-    return nil, failure.invalid("integrations.find", faults)
-  end
-  local all, failed = self:list()
-  if not all then
-    return nil, failed
-  end
-  local found = {}
-  for _, integration in ipairs(all) do
-    if match.has(integration, wanted) then
-      found[#found + 1] = integration
-    end
-  end
-  return found
-end
+listing.add(Integrations, Integration)
 
 --- Makes sure that there is exactly one integration as the input says, however often it is called: a
 --- create that can be repeated. One is the same if destination, write key and region are; where its
@@ -293,6 +256,7 @@ function Integrations:ensure(input)
     name = "integrations.ensure",
     identity = "integration_id",
     title = "label",
+    advice = "ensure it again later",
     same = { "destination", "properties.write_key", "properties.destination_region" },
   })
 end
@@ -322,8 +286,8 @@ local function change_events(self, name, id, events, change)
   if type(before) ~= "table" then
     return nil, failure.new { kind = "protocol", operation = name, message = "the service's list of events is none" }
   end
-  before = service.list(before)
-  local after = change(before, service.list(events))
+  before = arguments.list(before)
+  local after = change(before, arguments.list(events))
   if #after == #before then
     return current
   end
@@ -333,7 +297,7 @@ local function change_events(self, name, id, events, change)
 end
 
 local function union(before, events)
-  local after = service.list(before)
+  local after = arguments.list(before)
   for _, event in ipairs(events) do
     if not match.contains(after, event) then
       after[#after + 1] = event
@@ -387,7 +351,7 @@ function Integrations:delete_many(ids)
   if faults then
     return nil, failure.invalid("integrations.delete_many", faults)
   end
-  local report, too_long = bulk_delete.run(service.bounded(self), service.list(list), path .. "?ids=")
+  local report, too_long = bulk_delete.run(service.bounded(self), arguments.list(list), path .. "?ids=")
   if too_long then
     return nil, failure.invalid("integrations.delete_many", too_long)
   end

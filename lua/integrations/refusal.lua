@@ -1,0 +1,106 @@
+--- What a response other than 2xx means, as a service declares it.
+local failure = require "integrations.failure"
+local json = require "integrations.json"
+local retry = require "integrations.retry"
+local service = require "integrations.service"
+
+local refusal = {}
+
+---@class integrations.refusal.Declaration
+---@field statuses table<integer, { [1]: integrations.Kind, [2]: string }> what a status means, and what to do next
+---@field wordings integrations.refusal.Wording[] what some words say better than the status; the first that fits counts
+---@field faults fun(body: table, operation: table, request: table,
+---  text_of: fun(value: any): string?): integrations.Fault[] all that a body names
+---@field request_id fun(body: table, headers: table<string, string>, text_of: fun(value: any): string?): string? what
+---  the server calls the request
+
+---@class integrations.refusal.Wording
+---@field statuses table<integer, true>
+---@field words string[] in lower case; one of them is enough
+---@field kind? integrations.Kind the status's own, if absent
+---@field message? string likewise
+---@field describe? fun(body: table, failed: integrations.Failure) says more
+
+-- What statuses mean to every service, unless it knows better.
+local common = {
+  [400] = { "rejected", "the service found fault with the request" },
+  [406] = { "rejected", "the service cannot answer in the form asked for: is %s right?" },
+  [413] = { "rejected", "the request is too large for the service" },
+  [414] = { "rejected", "the address is too long: ask for less at once" },
+  [415] = { "rejected", "the service does not take JSON there: is %s right?" },
+  [429] = { "rate_limited", "too many requests: wait" },
+  [451] = { "forbidden", "the law does not allow it" },
+}
+local other_4xx = { "rejected", "the service refused the request" }
+local other_5xx = { "server", "the service failed: try again later" }
+
+-- Servers write "nothing" in many ways: SendGrid also names the field "request".
+local no_text = { [""] = true, ["null"] = true, request = true }
+
+-- More than a person reads: cut, so that no answer can make its own reading slow.
+local MAX_TEXT = 4096
+
+-- The server's words, without the credentials, which they may repeat. Cut afterwards: half a key is one, too.
+local function reader_of_texts(redact)
+  return function(value)
+    if type(value) == "string" and not no_text[value] then
+      return redact(value):sub(1, MAX_TEXT)
+    end
+  end
+end
+
+local function row_of(declaration, operation, status)
+  return operation.statuses and operation.statuses[status] or declaration.statuses[status] or common[status]
+    or (status < 500 and other_4xx or other_5xx)
+end
+
+local function mentions_any(failed, words)
+  for _, word in ipairs(words) do
+    if failed:mentions(word) then
+      return true
+    end
+  end
+  return false
+end
+
+local function apply_wording(declaration, failed, body)
+  for _, row in ipairs(declaration.wordings) do
+    if row.statuses[failed.status] and mentions_any(failed, row.words) then
+      failed.kind = row.kind or failed.kind
+      failed.message = row.message or failed.message
+      return row.describe and row.describe(body, failed)
+    end
+  end
+end
+
+--- Makes the function of a client's declaration that reads a refusal.
+---@param declaration integrations.refusal.Declaration
+---@param address string the client's option that holds the service's address
+---@return fun(operation: table, response: integrations.Response, request: table,
+---  redact: fun(text: string): string): integrations.Failure
+function refusal.reader(declaration, address)
+  return function(operation, response, request, redact)
+    local body = json.decode(response.body)
+    local is_json = type(body) == "table"
+    local text_of = reader_of_texts(redact)
+    body = is_json and body or {}
+    local row = row_of(declaration, operation, response.status)
+    local failed = failure.new {
+      kind = row[1],
+      operation = operation.name,
+      status = response.status,
+      message = row[2]:format(address),
+      errors = declaration.faults(body, operation, request, text_of),
+      retry_after = retry.after(response, os.time()),
+      request_id = declaration.request_id(body, response.headers, text_of),
+    }
+    apply_wording(declaration, failed, body)
+    if not is_json then
+      -- First, since it says more than the status: that one may be somebody else's.
+      failed.message = service.describe_body(response.body) .. "; " .. failed.message
+    end
+    return failed
+  end
+end
+
+return refusal

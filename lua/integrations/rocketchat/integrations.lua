@@ -1,0 +1,341 @@
+--- Rocket.Chat's integrations: incoming and outgoing webhooks.
+--- Fields and operations carry the names of the server's documents.
+local arguments = require "integrations.arguments"
+local failure = require "integrations.failure"
+local listing = require "integrations.listing"
+local service = require "integrations.service"
+
+-- ---- schemas --------------------------------------------------------------------------------
+
+local Text, Flag = { type = "string" }, { type = "boolean" }
+local Id = { type = "string", minLength = 1 }
+local Words = { type = { "array", "string" }, items = { type = "string", minLength = 1 } }
+
+-- Sent as one text, see `forms`.
+local Channel = { type = { "string", "array" }, items = Text }
+
+---@alias integrations.rocketchat.Event
+---| "sendMessage"
+---| "fileUploaded"
+---| "roomArchived"
+---| "roomCreated"
+---| "roomJoined"
+---| "roomLeft"
+---| "userCreated"
+local Event = {
+  type = "string",
+  enum = { "sendMessage", "fileUploaded", "roomArchived", "roomCreated", "roomJoined", "roomLeft", "userCreated" },
+}
+
+---@alias integrations.rocketchat.Type "webhook-incoming"|"webhook-outgoing"
+local Type = { type = "string", enum = { "webhook-incoming", "webhook-outgoing" } }
+
+---@class integrations.rocketchat.CommonInput
+---@field name string
+---@field enabled boolean
+---@field channel string|string[] `#general`, `@user`; several comma-separated, or an array
+---@field scriptEnabled boolean
+---@field script? string
+---@field scriptEngine? "isolated-vm"
+---@field skipTranspile? boolean
+---@field alias? string
+---@field avatar? string address of a picture
+---@field emoji? string
+local common = {
+  type = Type,
+  name = Text,
+  enabled = Flag,
+  channel = Channel,
+  username = Text,
+  scriptEnabled = Flag,
+  script = Text,
+  scriptEngine = { type = "string", enum = { "isolated-vm" } },
+  skipTranspile = Flag,
+  alias = Text,
+  avatar = Text,
+  emoji = Text,
+}
+
+--- Posts what is sent to it into a channel.
+---@class integrations.rocketchat.IncomingInput : integrations.rocketchat.CommonInput
+---@field type "webhook-incoming"
+---@field username string in whose name; an update may leave it out
+---@field overrideDestinationChannelEnabled? boolean
+local incoming = {
+  overrideDestinationChannelEnabled = Flag,
+}
+
+--- Sends what happens in a channel to addresses.
+---@class integrations.rocketchat.OutgoingInput : integrations.rocketchat.CommonInput
+---@field type "webhook-outgoing"
+---@field username string
+---@field event integrations.rocketchat.Event
+---@field urls string[]
+---@field token string goes along with what is sent, as a proof
+---@field triggerWords? string[]|string comma-separated, where it is one text
+---@field triggerWordAnywhere? boolean
+---@field targetRoom? string for the events that have no room of their own; `targetChannel` is its older name
+---@field runOnEdits? boolean
+---@field retryFailedCalls? boolean
+---@field retryCount? number
+---@field retryDelay? string `powers-of-ten`, `powers-of-two` or `increments-of-two`
+---@field impersonateUser? boolean
+local outgoing = {
+  event = Event,
+  urls = { type = "array", minItems = 1, items = { type = "string", minLength = 1 } },
+  token = { type = "string", minLength = 1 },
+  triggerWords = Words,
+  triggerWordAnywhere = Flag,
+  targetRoom = Text,
+  targetChannel = Text,
+  runOnEdits = Flag,
+  retryFailedCalls = Flag,
+  retryCount = { type = "number" },
+  retryDelay = Text,
+  impersonateUser = Flag,
+}
+
+local forms = {
+  channel = arguments.joined,
+  triggerWords = arguments.split,
+  targetChannel = arguments.renamed "targetRoom",
+}
+
+-- One table of several; a later one counts.
+local function merged(...)
+  local all = {}
+  for _, source in ipairs { ... } do
+    for name, value in next, source do
+      all[name] = value
+    end
+  end
+  return all
+end
+
+local required = { "type", "name", "enabled", "channel", "scriptEnabled" }
+
+local function with(list, ...)
+  local longer = { (table.unpack or unpack)(list) }
+  for _, name in ipairs { ... } do
+    longer[#longer + 1] = name
+  end
+  return longer
+end
+
+-- A webhook of either kind. The type decides what it needs and may have; where the type itself is wrong, what both
+-- need and either may have counts.
+local function either(required_by_both, of_incoming, of_outgoing)
+  return {
+    type = "object",
+    required = required_by_both,
+    properties = merged(of_incoming.properties, of_outgoing.properties),
+    discriminator = {
+      propertyName = "type",
+      mapping = { ["webhook-incoming"] = of_incoming, ["webhook-outgoing"] = of_outgoing },
+    },
+  }
+end
+
+local function webhook(required_fields, fields, only_one)
+  return { type = "object", required = required_fields, properties = fields, exactlyOne = only_one }
+end
+
+local of_outgoing = with(required, "username", "event", "urls", "token")
+
+local IntegrationInput = either(with(required, "username"),
+  webhook(with(required, "username"), merged(common, incoming)),
+  webhook(of_outgoing, merged(common, outgoing)))
+
+local which = { integrationId = Id, target_url = Id }
+
+local IntegrationUpdate = either(required,
+  webhook(with(required, "integrationId"), merged(common, incoming, { integrationId = Id })),
+  webhook(of_outgoing, merged(common, outgoing, which), { "integrationId", "target_url" }))
+
+local IntegrationRemoval = either({ "type" },
+  webhook({ "type", "integrationId" }, { type = Type, integrationId = Id }),
+  webhook({ "type" }, merged({ type = Type }, which), { "integrationId", "target_url" }))
+
+-- Any of a webhook's fields, of whichever kind: all but what says which one it is.
+local Change = webhook(nil, merged(common, incoming, outgoing))
+Change.properties.type = nil
+Change.minProperties = 1
+
+---@class integrations.rocketchat.Integration
+---@field _id string
+---@field type integrations.rocketchat.Type
+---@field name string
+---@field enabled boolean
+---@field channel string[] an array here, a text in what is sent
+---@field username string
+---@field userId string
+---@field token? string
+local Integration = {
+  type = "object",
+  properties = merged(common, incoming, outgoing, {
+    _id = Text,
+    channel = { type = "array", items = Text },
+    triggerWords = { type = "array", items = Text },
+    userId = Text,
+    _createdAt = Text,
+    _updatedAt = Text,
+  }),
+}
+Integration.properties.targetChannel = nil
+
+-- ---- operations -----------------------------------------------------------------------------
+
+local path = "/api/v1/integrations."
+local one = { field = "integration", identity = "_id" }
+local integration_id = { name = "integrationId", ["in"] = "body" }
+
+local offset = { name = "offset", ["in"] = "query", schema = { type = "integer", minimum = 0 } }
+local count = { name = "count", ["in"] = "query", schema = { type = "integer", minimum = 0 } }
+
+---@class integrations.rocketchat.Page
+---@field offset integer
+---@field count integer on this page
+---@field total integer on all pages
+
+---@class integrations.rocketchat.PageOptions
+---@field count? integer how many; a server gives no more than it is set up for (50; 100 at most)
+---@field offset? integer how many to leave out (0)
+
+---@class integrations.rocketchat.Filter : integrations.rocketchat.PageOptions
+---@field name? string
+---@field type? integrations.rocketchat.Type
+
+---@class integrations.rocketchat.Integrations
+---@field list fun(self, options?: integrations.rocketchat.Filter): integrations.rocketchat.Integration[]?,
+---  integrations.rocketchat.Page|integrations.Failure one page; `each` has all
+---@field get fun(self, integrationId: string, options?: { createdBy: string? }): integrations.rocketchat.Integration?,
+---  integrations.Failure?
+---@field create fun(self, input: integrations.rocketchat.IncomingInput|integrations.rocketchat.OutgoingInput):
+---  integrations.rocketchat.Integration?, integrations.Failure?
+---@field update fun(self, integrationId?: string,
+---  input: integrations.rocketchat.IncomingInput|integrations.rocketchat.OutgoingInput):
+---  integrations.rocketchat.Integration?, integrations.Failure? sends what it is given; what is left out the server may
+---  clear. Instead of an id the input of an outgoing one may have `target_url`, one of its urls
+---@field delete fun(self, type: integrations.rocketchat.Type, integrationId?: string, input?: { target_url: string }):
+---  true?, integrations.Failure? an outgoing one by its id, or by one of its urls
+---@field history fun(self, id: string, options?: integrations.rocketchat.PageOptions): table[]?,
+---  integrations.rocketchat.Page|integrations.Failure what an outgoing one has sent, a page of it
+---@field each fun(self): fun(): integrations.rocketchat.Integration? see integrations.listing
+---@field find fun(self, wanted: table<string, any>): integrations.rocketchat.Integration[]?, integrations.Failure?
+local Integrations = service.define {
+  name = "integrations",
+  schemas = {
+    Integration = Integration,
+    IntegrationInput = IntegrationInput,
+    IntegrationUpdate = IntegrationUpdate,
+    IntegrationRemoval = IntegrationRemoval,
+  },
+  forms = forms,
+  operations = {
+    list = {
+      method = "GET",
+      path = path .. "list",
+      parameters = {
+        count,
+        offset,
+        { name = "name", ["in"] = "query", schema = Text },
+        { name = "type", ["in"] = "query", schema = Type },
+      },
+      result = { field = "integrations", array = true, identity = "_id", page = true },
+    },
+    create = { method = "POST", path = path .. "create", body = "IntegrationInput", result = one },
+    get = {
+      method = "GET",
+      path = path .. "get",
+      parameters = {
+        { name = "integrationId", ["in"] = "query", required = true, schema = Id },
+        { name = "createdBy", ["in"] = "query", schema = Text },
+      },
+      result = one,
+    },
+    update = {
+      method = "PUT",
+      path = path .. "update",
+      parameters = { integration_id },
+      body = "IntegrationUpdate",
+      result = one,
+      idempotent = true,
+    },
+    delete = {
+      method = "POST",
+      path = path .. "remove",
+      parameters = { { name = "type", ["in"] = "body" }, integration_id },
+      body = "IntegrationRemoval",
+      idempotent = true,
+      removes = true,
+    },
+    history = {
+      method = "GET",
+      path = path .. "history",
+      parameters = { { name = "id", ["in"] = "query", required = true, schema = Id }, count, offset },
+      result = { field = "history", array = true, identity = "_id", page = true },
+    },
+  },
+}
+
+listing.add(Integrations, Integration)
+
+-- ---- helpers --------------------------------------------------------------------------------
+
+local check_change = service.checker("fields", Change)
+
+-- What an update takes of a webhook: neither what the server alone decides nor what this version does not know.
+local function updatable(integration, properties)
+  local input = {}
+  for name in pairs(properties) do
+    input[name] = integration[name]
+  end
+  return input
+end
+
+-- Fields that only the other kind of webhook has.
+local function misplaced(fields, kind, properties)
+  local faults = {}
+  for name in next, fields do
+    if not properties[name] then
+      faults[#faults + 1] = { field = name, message = "is no field of a " .. kind }
+    end
+  end
+  return faults
+end
+
+--- Changes the given fields, and leaves all others as they are: reads, merges and writes, since the server may clear
+--- what an update leaves out. Between the two another program may write: the API has no way to exclude that.
+---@param integrationId string
+---@param fields table some of those that `create` takes, not `type`
+---@return integrations.rocketchat.Integration? integration as it is afterwards
+---@return integrations.Failure? failure
+function Integrations:change(integrationId, fields)
+  local name = "integrations.change"
+  service.check_self(self, Integrations, name)
+  local faults = check_change(self, name, fields)
+  if faults then
+    return nil, failure.invalid(name, faults)
+  end
+  local bounded = service.bounded(self)
+  local current, failed = bounded:get(integrationId)
+  if not current then
+    return nil, failed
+  end
+  local variant = IntegrationUpdate.discriminator.mapping[current.type]
+  if not variant then
+    return nil, failure.new { kind = "protocol", operation = name, message = "the server's integration has no type" }
+  end
+  faults = self.session.strict ~= false and misplaced(fields, current.type, variant.properties) or {}
+  local sent = arguments.in_form(fields, forms, faults)
+  if faults[1] then
+    failed = failure.invalid(name, faults)
+    failed.message = "nothing was changed"
+    return nil, failed
+  end
+  -- Goes back what came from the server, also values that this version does not know.
+  bounded.session.strict = false
+  return bounded:update(integrationId, merged(updatable(current, variant.properties), sent))
+end
+
+return Integrations
