@@ -68,6 +68,24 @@ local LIFE = ([[
   return "well"
 ]]):gsub("INPUT", pages.INPUT)
 
+-- The lives of a segment, for whose query it waits, and of a webhook.
+local OTHERS = [[
+  local client = inside.client()
+  local segment = assert(client.segments:create { name = "Made",
+    query_dsl = "SELECT contact_id, updated_at FROM contact_data" })
+  assert(assert(client.segments:wait_valid(segment.id)).status.query_validation == "VALID")
+  assert(client.segments:delete(segment.id))
+  local rc = assert(require("integrations.rocketchat").new {
+    url = client.session.base_url, user_id = "emulator", auth_token = "RC.emulator.full",
+  })
+  local webhook = assert(rc.integrations:create { type = "webhook-incoming", name = "Made", enabled = true,
+    username = "rocket.cat", channel = "#general", scriptEnabled = false })
+  assert(assert(rc.integrations:change(webhook._id, { name = "Changed" })).name == "Changed")
+  for integration in rc.integrations:each() do assert(integration.name == "Changed") end
+  assert(rc.integrations:delete(webhook.type, webhook._id))
+  return "well"
+]]
+
 -- As many calls at once as asked for, each for an id of its own. Returns which of them got another's answer.
 local CROWD = [[
   local client, threads, wrong = inside.shared(argument.client or "crowd"), {}, {}
@@ -109,6 +127,7 @@ describe("nginx", function()
         workers = 1,
         locations = {
           page("/life", LIFE),
+          page("/others", OTHERS),
           page("/crowd", CROWD),
           page("/late", ("return (%s.integrations:list())"):format(at "/after/300")),
           page("/many", [[
@@ -145,6 +164,15 @@ describe("nginx", function()
     it("does everything that the client can", function()
       upstream:reset()
       assert.equal("well", result(running, "/life"))
+    end)
+
+    it("lets the worker go on while it waits for a segment's query", function()
+      local waiting = running:ask "/others"
+      local longest = longest_ping(running, 0.4)
+      local seen = pages.read(waiting:receive())
+      assert.same({ nil, "well" }, { seen.raised or seen.failed and seen.failed.text, seen.result })
+      assert.is_true(seen.elapsed >= 0.5)
+      assert.is_true(longest < 0.15, longest)
       ids = upstream:reset(8)
     end)
 

@@ -6,6 +6,7 @@ local fault_table = require "support.fault_table"
 local operations = require "support.fault_operations"
 local process = require "support.process"
 local sendgrid = require "integrations.sendgrid"
+local services = require "support.fault_services"
 
 local calls = {}
 
@@ -113,6 +114,29 @@ local function kinds_of(url, faulty, open)
     expect(nil, sg.integrations:add_events(id, { "drop", "bounce" }))
     expect(nil, sg.integrations:remove_events(id, { "drop", "open" }))
     expect(nil, sg.integrations:delete(id))
+    return 6
+  end)
+
+  local segment = services.segments.seed
+  add("life of a segment", 30, function()
+    local id = expect(nil, sg.segments:create(segment)).id
+    expect(nil, sg.segments:get(id))
+    expect(nil, sg.segments:update(id, { name = "Other" }))
+    expect(nil, sg.segments:find { name = "Other" })
+    expect("invalid", sg.segments:create { name = "", parent_list_ids = { 1, 2 } })
+    expect(nil, sg.segments:delete(id))
+    expect("not_found", sg.segments:get(id))
+    return 6
+  end)
+
+  local rc, webhook = services.open("rocketchat", { url = url }), services.rocketchat.seed
+  add("life of a webhook", 30, function()
+    local id = expect(nil, rc.integrations:create(webhook))._id
+    expect(nil, rc.integrations:change(id, { name = "Other", channel = { "#a", "#b" } }))
+    for integration in rc.integrations:each() do assert(integration.name == "Other") end
+    expect("invalid", rc.integrations:update(id, { type = "webhook-outgoing", urls = {}, nmae = 1 }))
+    expect(nil, rc.integrations:delete(webhook.type, id))
+    expect("not_found", rc.integrations:get(id))
     return 6
   end)
 
@@ -261,7 +285,8 @@ end
 ---@return fun(count: integer): integer run makes at least so many calls, and says how many it made
 ---@return fun() stop
 function calls.start()
-  local server = assert(emulator_server.start { locations = LOCATIONS, options = { keys = KEYS } })
+  local server = assert(emulator_server.start { locations = LOCATIONS, options = { keys = KEYS,
+    rocketchat_users = services.emulator_options.rocketchat_users } })
   local faulty = fault_control.start()
   local function open(url, options)
     options = options or {}
