@@ -331,10 +331,21 @@ describe("integrations.arguments", function()
     end
 
     it("keeps a false", function()
-      local faults, forms = {}, { old = arguments.renamed "new" }
-      assert.same({ new = false }, arguments.in_form({ old = false }, forms, faults))
-      assert.same({ old = true, new = false }, arguments.in_form({ old = true, new = false }, forms, faults))
-      assert.same({ "old" }, { faults[1].field })
+      local argument = arguments.new("body", { type = "object", additionalProperties = true },
+        { old = arguments.renamed "new" })
+      assert.same({ new = false }, arguments.in_form({ old = false }, argument.forms))
+      for _, both in ipairs { { old = true, new = false }, { old = false, new = true } } do
+        local _, faults = arguments.check("books.help", argument, both, false)
+        assert.same({ { field = "old", message = "is another name of new: give one of the two" } }, faults)
+      end
+    end)
+
+    it("finds its faults beside those of the schema", function()
+      assert.same({
+        "authors[1]: must not have a comma: it would be taken for two",
+        "place: is another name of shelf: give one of the two",
+        "title: must be a string, not a number",
+      }, refused("put", "b1", "h", 7, { title = 5, place = "p", shelf = "p", authors = { "A,B", "C" } }))
     end)
   end)
 

@@ -1,4 +1,6 @@
+local cjson = require "cjson"
 local clients = require "spec.support.clients"
+local core = require "integrations.core"
 local emulator = require "integrations.emulator"
 local fake_transport = require "spec.support.fake_transport"
 local faults_of = require "spec.support.faults"
@@ -154,6 +156,13 @@ describe("integrations.rocketchat.integrations", function()
       { "create", { outgoing { event = "sendMessge", urls = {}, token = "" } },
         { 'event: "sendMessge" is not a known value; did you mean "sendMessage"?',
           "token: must have at least 1 character, not 0", "urls: must have at least 1 element, not 0" } },
+      { "create", { { type = "webhook-outgoing" } }, { "channel: is required", "enabled: is required",
+        "event: is required", "name: is required", "scriptEnabled: is required", "token: is required",
+        "urls: is required", "username: is required" } },
+      { "create", { outgoing { channel = { "#a,@b", "" }, name = 5, targetChannel = "#a", targetRoom = "#b" } },
+        { "channel[1]: must not have a comma: it would be taken for two",
+          "channel[2]: must have at least 1 character, not 0", "name: must be a string, not a number",
+          "targetChannel: is another name of targetRoom: give one of the two" } },
       { "create", { outgoing { channel = { "#a", 5 }, triggerWords = 5 } },
         { "channel[2]: must be a string, not a number", "triggerWords: must be an array or a string, not a number" } },
       { "create", { outgoing { targetChannel = "#a", targetRoom = "#b" } },
@@ -177,7 +186,11 @@ describe("integrations.rocketchat.integrations", function()
       { "change", { "a", { name = 5, urls = "u" } },
         { "name: must be a string, not a number", "urls: must be an array, not a string" } },
       { "change", { "a" }, { "fields: must be an object, not nil" } },
-      { "change", { "", { name = "b" } }, { "integrationId: must have at least 1 character, not 0" } },
+      { "change", { "", { nmae = "b" } }, { "integrationId: must have at least 1 character, not 0",
+        'nmae: is not a known field; did you mean "name"?' } },
+      { "change", { "a", { targetRoom = "#a", targetChannel = "#b" } },
+        { "targetChannel: is another name of targetRoom: give one of the two" } },
+      { "change", { "a", { target_url = "u" } }, { "target_url: is not a known field" } },
       { "delete", {}, { "type: is required" } },
       { "delete", { "webhook-incoming" }, { "integrationId: is required" } },
       { "delete", { "webhook-outgoing" }, { 'input: must have one of "integrationId", "target_url"' } },
@@ -194,6 +207,7 @@ describe("integrations.rocketchat.integrations", function()
         { "count: must be an integer, not a string", "offset: must be at least 0, not -1",
           'type: "incoming" is not a known value; ' .. kinds } },
       { "history", { {}, { sort = "x" } }, { "id: must be a string, not a table", "sort: is not a known field" } },
+      { "find", { { targetChannel = "x" } }, { "targetChannel: is not a known field" } },
       { "find", { { nmae = "x" } }, { 'nmae: is not a known field; did you mean "name"?' } },
     }
     for i, case in ipairs(cases) do
@@ -322,14 +336,40 @@ describe("integrations.rocketchat.integrations", function()
       assert.same({ "event: is no field of a webhook-incoming", "urls: is no field of a webhook-incoming" },
         faults_of(failed))
       assert.same({ "invalid", "nothing was changed", 1 }, { failed.kind, failed.message, #requests })
-      integrations, requests = answered { thing "webhook-outgoing" }
-      _, failed = integrations:change("a", { targetRoom = "#a", targetChannel = "#b" })
-      assert.same({ "invalid", 1 }, { failed.kind, #requests })
+    end)
+
+    it("lets them pass where the client is lenient", function()
+      local integrations, requests = answered({ thing "webhook-incoming" }, { strict = false })
+      assert(integrations:change("a", { brandNew = true }))
+      assert.truthy(requests[2].body:find('"brandNew":true', 1, true))
+    end)
+
+    it("is not held up by what the server adds, and says whose a value is that cannot go back", function()
+      local function odd(fields)
+        return { status = 200, body = cjson.encode { success = true, integration = with(outgoing { _id = "a",
+          channel = { "#a" } }, fields) } }
+      end
+      local integrations, requests = answered { odd { target_url = "x", integrationId = "b", targetChannel = "#o",
+        targetRoom = "#r" } }
+      assert(integrations:change("a", { targetRoom = "#s" }))
+      assert.truthy(requests[2].body:find('"integrationId":"a"', 1, true))
+      assert.truthy(requests[2].body:find('"targetRoom":"#s"', 1, true))
+      assert.is_nil(requests[2].body:find("target_url", 1, true))
+      integrations, requests = answered { odd { retryCount = "6", token = "" } }
+      local _, failed = integrations:change("a", { name = "b" })
+      assert.same({ "invalid", "integrations.change", "nothing was changed", 1 },
+        { failed.kind, failed.operation, failed.message, #requests })
+      assert.same({
+        "retryCount: must be a number, not a string, as the server has it: give another value",
+        "token: must have at least 1 character, not 0, as the server has it: give another value",
+      }, faults_of(failed))
     end)
 
     it("writes nothing where the integration is of no known type, or cannot be read", function()
       local integrations, requests = answered { thing "webhook-new" }
-      assert.equal("protocol", select(2, integrations:change("a", { name = "b" })).kind)
+      local _, failed = integrations:change("a", { name = "b" })
+      assert.same({ "protocol", "integrations.change" }, { failed.kind, failed.operation })
+      assert.truthy(failed.message:find("use update", 1, true))
       assert.equal(1, #requests)
       assert.equal("not_found", select(2, emulated():change("none", { name = "b" })).kind)
     end)
@@ -354,6 +394,24 @@ describe("integrations.rocketchat.integrations", function()
       assert.equal(2, #requests)
     end)
 
+    it("is not repeated where it goes by a url, which others may have, too", function()
+      local integrations, requests = answered({ lost }, choice)
+      assert.equal("unknown", select(2, integrations:delete("webhook-outgoing", nil, { target_url = "u" })).outcome)
+      assert.equal("unknown", select(2, integrations:update(nil, outgoing { target_url = "u" })).outcome)
+      assert.equal(2, #requests)
+    end)
+
+    it("is not done where something else is not found", function()
+      for _, answer in ipairs {
+        { status = 404, body = '{"success":false,"error":"API endpoint not found"}' }, { status = 404, body = "" },
+        { status = 400, body = '{"success":false,"error":"Invalid integration [error-invalid-integration]"}' },
+      } do
+        local integrations = answered({ lost, answer }, choice)
+        local _, failed = integrations:delete("webhook-incoming", "a")
+        assert.same({ "not_found", "unknown" }, { failed.kind, failed.outcome })
+      end
+    end)
+
     it("is an update, and never a create", function()
       local integrations, requests = answered({ lost, one }, choice)
       assert(integrations:update("a", incoming()))
@@ -366,8 +424,19 @@ describe("integrations.rocketchat.integrations", function()
 
   it("waits for the rate limit, told in milliseconds", function()
     local service = emulator.new { rocketchat_rate_limit = 2 }
-    local rc = clients.rocketchat(service, { max_attempts = 3, timeout = 10 })
+    local slept = 0
+    local transport = {
+      send = function(_, request)
+        return service:send(request)
+      end,
+      sleep = function(_, seconds)
+        slept = slept + seconds
+        core.sleep(seconds)
+      end,
+    }
+    local rc = clients.rocketchat(transport, { max_attempts = 3, timeout = 10 })
     for _ = 1, 4 do assert(rc.integrations:list()) end
-    assert.is_true(#service.requests >= 4)
+    assert.equal(4, #service.requests)
+    assert.is_true(slept > 0.01, slept)
   end)
 end)

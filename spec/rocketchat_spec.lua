@@ -41,6 +41,7 @@ describe("integrations.rocketchat", function()
       { { two_factor = { code = "1" } }, "two_factor.method: is required" },
       { { two_factor = { method = "totp", code = 123456 } }, "two_factor.code: must be a string, not a number" },
       { { two_factor = { method = "totp", code = "1\n2" } }, "two_factor.code: " .. broken },
+      { { two_factor = { method = "totp\r\nX: y", code = "12" } }, "two_factor.method: " .. broken },
       { { two_factor = { method = "totp", code = "123456", mehtod = 1 } },
         'two_factor.mehtod: is not a known field; did you mean "method"?' },
       { { proxy = "http://proxy.example", url = "http://127.0.0.1" },
@@ -107,7 +108,8 @@ describe("integrations.rocketchat", function()
   end)
 
   describe("a failure", function()
-    local none = "there is no such integration, or not for this user"
+    local none = "there is no such integration"
+    local not_mine = "there is no such integration, or it is another user's"
     local may_not = "the user may not do this: give it the permission (manage-incoming-integrations, "
       .. "manage-outgoing-integrations, or one of their -own-)"
     -- status, body, then kind, a part of the message, and faults
@@ -116,7 +118,7 @@ describe("integrations.rocketchat", function()
       { 400, '{"success":false,"error":"The integration does not exists."}', "not_found", none,
         { "-: The integration does not exists." } },
       { 400, '{"success":false,"error":"Invalid integration","errorType":"error-invalid-integration"}', "not_found",
-        none, { "-: Invalid integration [error-invalid-integration]" } },
+        not_mine, { "-: Invalid integration [error-invalid-integration]" } },
       { 400, '{"success":false,"error":"not_authorized"}', "forbidden", may_not, { "-: not_authorized" } },
       { 400, '{"success":false,"error":"not-authorized"}', "forbidden", may_not, { "-: not-authorized" } },
       { 400, '{"success":false,"error":"Unauthorized [unauthorized]","errorType":"unauthorized"}', "forbidden",
@@ -132,6 +134,18 @@ describe("integrations.rocketchat", function()
       { 400, [[{"success":false,"error":"must have required property 'event'\n must have required property ]]
         .. [['name' [invalid-params]","errorType":"invalid-params"}]], "rejected", "found fault",
         { "event: is required", "name: is required" } },
+      { 400, [[{"success":false,"error":"must have required property 'a'\n/b must be boolean\n ]]
+        .. [[must have required property 'a'\n must match exactly one schema in oneOf [invalid-params]"}]], "rejected",
+        "found fault", { "a: is required", "b: must be boolean" } },
+      { 400, [[{"success":false,"error":"missing key 'name'"}]], "rejected", "found fault",
+        { "-: missing key 'name'" } },
+      { 400, '{"success":false,"error":"Not allowed","errorType":"error-action-not-allowed"}', "forbidden", may_not,
+        { "-: Not allowed [error-action-not-allowed]" } },
+      { 400, '{"success":false,"error":"error-not-allowed"}', "forbidden", may_not, { "-: error-not-allowed" } },
+      { 400, '{"success":false,"error":"Invalid room: #unauthorized-people [error-invalid-room]"}', "rejected",
+        "found fault", { "-: Invalid room: #unauthorized-people [error-invalid-room]" } },
+      { 400, '{"success":false,"error":"Invalid name: No integration found [error-invalid-name]"}', "rejected",
+        "found fault", { "-: Invalid name: No integration found [error-invalid-name]" } },
       { 400, '{"success":false,"error":"Invalid integration type."}', "rejected", "found fault",
         { "-: Invalid integration type." } },
       { 404, '{"success":false,"error":"API endpoint not found"}', "not_found", "is url right", {
@@ -161,6 +175,38 @@ describe("integrations.rocketchat", function()
       assert.same({ "not_found", "not_applied" }, { failed.kind, failed.outcome })
     end)
 
+    -- The server answers so to whatever is thrown, also after it has written.
+    local thrown = {
+      { '{"success":false,"error":"connection 5 to 10.0.0.2:27017 closed"}', "unknown" },
+      { '{"success":false,"error":"Cannot read properties of undefined"}', "unknown" },
+      { '{"success":false,"error":"Invalid URLs [error-invalid-urls]"}', "not_applied" },
+      { '{"success":false,"error":"Invalid URLs","errorType":"error-invalid-urls"}', "not_applied" },
+      { [[{"success":false,"error":"Match error: Missing key 'name'"}]], "not_applied" },
+      { '{"success":false,"error":"Invalid integration type."}', "not_applied" },
+      { '{"success":false,"error":"An integrationId or target_url needs to be provided."}', "not_applied" },
+      { '{"success":false,"error":"No integration found."}', "not_applied" },
+      { '{"success":false}', "not_applied" },
+      { "<html>", "not_applied" },
+    }
+    for i, case in ipairs(thrown) do
+      it(("of 400 to a write, case %d, is %s"):format(i, case[2]), function()
+        local rc, requests = new({ { status = 400, body = case[1] } }, { max_attempts = 3, retry_writes = true })
+        local _, failed = rc.integrations:delete("webhook-incoming", "x")
+        assert.same({ case[2], 1 }, { failed.outcome, #requests })
+        assert.equal("not_applied", select(2, rc.integrations:get "x").outcome)
+      end)
+    end
+
+    it("may come with 200, and then nobody knows what was done", function()
+      local rc = new { { status = 200, body = '{"success":false,"error":"boom"}' } }
+      for _, call in ipairs { { "delete", "webhook-incoming", "x" }, { "change", "x", { name = "n" } }, { "list" } } do
+        local result, failed = rc.integrations[call[1]](rc.integrations, call[2], call[3])
+        assert.is_nil(result)
+        assert.same({ "rejected", call[1] == "delete" and "unknown" or "not_applied" }, { failed.kind, failed.outcome })
+        assert.same({ "-: boom" }, faults_of(failed))
+      end
+    end)
+
     it("says when the rate limit ends, which is told in milliseconds", function()
       local rc = new { { status = 429, body = "",
         headers = { ["x-ratelimit-reset"] = ("%d000"):format(os.time() + 20) } } }
@@ -182,6 +228,7 @@ describe("integrations.rocketchat", function()
         { wants "totp-required", "totp", "wants a second factor" },
         { wants("totp-required", { method = "x\n" .. ("y"):rep(99) }), "totp", "wants a second factor" },
         { wants("totp-required", { method = 5 }), "totp", "wants a second factor" },
+        { wants("totp-required", { method = ("y"):rep(21) }), "totp", "wants a second factor" },
         { { status = 400, body = '{"success":false,"error":"TOTP Required [totp-required]"}' }, "totp", "wants" },
         { { status = 400, body = '{"success":false,"error":"TOTP Invalid"}' }, "totp", "wrong" },
       }
@@ -194,7 +241,8 @@ describe("integrations.rocketchat", function()
     end)
 
     it("does not repeat the token or the code, though the server may", function()
-      local body = cjson.encode { error = "no " .. TOKEN .. " with 987654", errorType = TOKEN }
+      local body = cjson.encode { error = "no " .. TOKEN .. " with 987654", errorType = TOKEN,
+        details = { method = "987654" } }
       local rc = assert(rocketchat.new { url = "https://chat.example.com", user_id = "u1", auth_token = TOKEN,
         two_factor = { method = "totp", code = "987654" },
         transport = fake_transport.new { { status = 400, body = body, headers = { ["x-request-id"] = TOKEN } } } })
@@ -203,6 +251,12 @@ describe("integrations.rocketchat", function()
       assert.is_nil(text:find("canary", 1, true))
       assert.is_nil(text:find("987654", 1, true))
       assert.same({ "-: no … with …" }, faults_of(failed))
+      rc.session.transport.send = function()
+        return { status = 400, headers = {}, body = '{"error":"totp-required","details":{"method":"987654"}}' }
+      end
+      _, failed = rc.integrations:list()
+      assert.same({ method = "totp" }, failed.two_factor)
+      assert.is_nil(tostring(failed):find("987654", 1, true))
     end)
   end)
 

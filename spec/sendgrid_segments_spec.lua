@@ -168,7 +168,9 @@ describe("integrations.sendgrid.segments", function()
       { "refresh", { "a", {} }, { "user_time_zone: is required" } },
       { "find", { { nmae = "x" } }, { 'nmae: is not a known field; did you mean "name"?' } },
       { "wait_valid", { "" }, { "segment_id: must not be empty" } },
-      { "wait_valid", { "a", { timeout = 0 } }, { "timeout: must be at least 0.001, not 0" } },
+      { "wait_valid", { "", { timeout = 0 } },
+        { "segment_id: must not be empty", "timeout: must be at least 0.001, not 0" } },
+      { "wait_valid", { "a", { timeout = 86401 } }, { "timeout: must be at most 86400, not 86401" } },
       { "wait_valid", { "a", 5 }, { "options: must be an object, not a number" } },
       { "quote", {}, { "value: must be a string, not nil" } },
       { "quote", { 5 }, { "value: must be a string, not a number" } },
@@ -285,10 +287,28 @@ describe("integrations.sendgrid.segments", function()
       assert.same({ "rejected", "not_applied", 1 }, { failed.kind, failed.outcome, #requests })
     end)
 
-    it("has time for looking", function()
-      local segments, requests = answered({ lost, list_of() }, { timeout = 30 })
-      segments:create(input())
-      assert.same({ 20000, 30000 }, { requests[1].timeout_ms, requests[2].timeout_ms })
+    it("is not settled by an older segment that has a list", function()
+      local segments = answered { lost, list_of "Berlin", segment { parent_list_ids = { "l1" } } }
+      assert.equal("unknown", select(2, segments:create(input())).outcome)
+      segments = answered { lost, list_of "Berlin", segment() }
+      assert.is_table((segments:create(input { parent_list_ids = {} })))
+    end)
+
+    it("has one deadline for all, and time left for looking", function()
+      local clock
+      local function slow(answer, seconds)
+        return function()
+          clock.now = clock.now + seconds
+          if answer.problem then return nil, answer.problem end
+          return answer
+        end
+      end
+      local segments, requests, _, its_clock = answered({ slow(lost, 15), slow(list_of "Berlin", 5), segment() },
+        { timeout = 30 })
+      clock = its_clock
+      assert(segments:create(input()))
+      assert.same({ 20000, 15000, 10000 },
+        { requests[1].timeout_ms, requests[2].timeout_ms, requests[3].timeout_ms })
     end)
   end)
 
@@ -316,13 +336,14 @@ describe("integrations.sendgrid.segments", function()
     end)
 
     it("ends in time, the client's or its own", function()
-      for _, case in ipairs { { nil, 30 }, { { timeout = 5 }, 5 }, { { timeout = 120 }, 120 }, { {}, 30 } } do
+      for _, case in ipairs { { nil, 30 }, { { timeout = 5 }, 5 }, { { timeout = 120 }, 120 }, { {}, 30 },
+        { { timeout = 0.4 }, 0.4 }, { setmetatable({}, { __index = { timeout = 5 } }), 30 } } do
         local segments, requests, _, clock = answered { pending }
         local _, failed = segments:wait_valid("s1", case[1])
         assert.same({ "timeout", "not_applied" }, { failed.kind, failed.outcome })
-        assert.truthy(failed.message:find("still PENDING after ", 1, true), failed.message)
-        assert.is_true(clock.now - 100 <= case[2] and clock.now - 100 > case[2] - 0.6)
-        assert.is_true(#requests > 2)
+        assert.truthy(failed.message:find("has not judged the segment's query after ", 1, true), failed.message)
+        assert.is_true(clock.now - 100 <= case[2] and clock.now - 100 > case[2] - 0.3, clock.now)
+        assert.is_true(#requests >= 2)
       end
     end)
 
@@ -330,6 +351,30 @@ describe("integrations.sendgrid.segments", function()
       local segments, requests = answered { segment { status = { query_validation = "QUEUED" } }, segment() }
       assert(segments:wait_valid "s1")
       assert.equal(2, #requests)
+    end)
+
+    it("goes on where the service is down for a moment, and gives no look more time than a call has", function()
+      local down = { status = 503 }
+      local hung = { problem = { code = "CURLE_OPERATION_TIMEDOUT", message = "m", sent = true } }
+      local segments, requests = answered({ pending, down, hung, pending, segment() }, { timeout = 20 })
+      assert(segments:wait_valid("s1", { timeout = 600 }))
+      assert.equal(5, #requests)
+      for _, request in ipairs(requests) do assert.equal(20000, request.timeout_ms) end
+      segments = answered { down }
+      assert.same({ "server", 503 }, { select(2, segments:wait_valid "s1").kind,
+        select(2, segments:wait_valid "s1").status })
+    end)
+
+    it("repeats nothing of the service's words that is secret, or too long to read", function()
+      local words = "key SG.test.canary bad " .. ("x"):rep(1e6)
+      for _, status in ipairs {
+        { query_validation = "INVALID", error_message = words }, { query_validation = words },
+      } do
+        local segments = answered({ segment { status = status } }, { api_key = "SG.test.canary" })
+        local text = tostring(select(2, segments:wait_valid "s1"))
+        assert.is_nil(text:find("canary", 1, true))
+        assert.is_true(#text < 5000)
+      end
     end)
 
     it("fails where there is no state, and where the segment cannot be read", function()
@@ -358,12 +403,20 @@ describe("integrations.sendgrid.segments", function()
     end)
   end)
 
+  it("a delete that is repeated is done where the segment is gone", function()
+    local segments, requests = answered({ { status = 500 }, { status = 404, body = '{"errors":[]}' } },
+      { max_attempts = 3, retry_writes = true })
+    assert.is_true(segments:delete "a")
+    assert.equal(2, #requests)
+  end)
+
   it("find finds the segment of a name", function()
     local segments = emulated()
     assert(segments:create(input { name = "A" }))
     local second = assert(segments:create(input { name = "B" }))
     assert.same({ second.id, nil }, { assert(segments:find { name = "B" })[1].id, (segments:find { name = "C" })[1] })
     assert.equal(2, #assert(segments:find { ["status.query_validation"] = "PENDING" }))
+    assert.same({}, (segments:find { id = "x", name = "" }))
     local names = {}
     for found in segments:each() do names[#names + 1] = found.name end
     assert.same({ "A", "B" }, names)

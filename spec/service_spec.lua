@@ -7,6 +7,9 @@ local service = require "integrations.service"
 -- A service that exists nowhere: what this module does must not depend on SendGrid.
 local Things = service.define {
   name = "things",
+  refused = function(body)
+    return body.ok == false
+  end,
   schemas = {
     Thing = {
       type = "object",
@@ -62,6 +65,8 @@ local Things = service.define {
       result = {},
       statuses = { [409] = { "limit_reached", "there is one" } },
     },
+    finish = { method = "POST", path = "/v1/finish", result = { field = "done", value = true } },
+    drop = { method = "POST", path = "/v1/drop", body = "Thing", idempotent = true, once_with = "kind" },
     jobs = { method = "GET", path = "/v1/jobs", result = { array = true } },
     part = { method = "GET", path = "/v1/part", result = { identity = "id", field = "thing" } },
   },
@@ -73,7 +78,7 @@ local function read_failure(operation, response)
   return failure.new {
     kind = row and row[1] or kinds[response.status] or "rejected",
     operation = operation.name, status = response.status, message = row and row[2] or "no",
-  }
+  }, { gone = response.status == 404 and response.body ~= "another", unsure = response.body == "thrown" }
 end
 
 -- With one answer to each request, or a list of them.
@@ -82,7 +87,8 @@ local function new(answer, options)
   local transport = fake_transport.new(answer[1] and answer or { answer })
   local session = {
     transport = transport, base_url = "https://example.com/base", timeout = 5, max_attempts = 1, now = os.time,
-    headers = { Accept = "x" }, body_headers = { Accept = "x", ["Content-Type"] = "y" }, read_failure = read_failure,
+    read_failure = read_failure,
+    address = "url", headers = { Accept = "x" }, body_headers = { Accept = "x", ["Content-Type"] = "y" },
     budget = retry.new_budget(),
   }
   for name, value in pairs(options or {}) do
@@ -390,6 +396,11 @@ describe("integrations.service", function()
         assert.equal(2, #requests)
       end)
 
+      it("means nothing where it is about something else", function()
+        local _, failed = new({ gone[1], { status = 404, body = "another" } }, choice):delete "a"
+        assert.same({ "not_found", "unknown", 2 }, { failed.kind, failed.outcome, failed.attempts })
+      end)
+
       it("leaves open which of several things are gone", function()
         local _, failed = new(gone, choice):delete { "a", "b" }
         assert.same({ "not_found", "unknown", 2 }, { failed.kind, failed.outcome, failed.attempts })
@@ -417,6 +428,48 @@ describe("integrations.service", function()
       local _, failed = things:create { name = "a" }
       assert.same({ "protocol", 302, "not_applied" }, { failed.kind, failed.status, failed.outcome })
       assert.equal(1, #requests)
+    end)
+
+    it("of 4xx leaves a write's outcome open where the service says it after all it does", function()
+      local refused = { status = 400, body = "thrown" }
+      assert.equal("unknown", select(2, new(refused):create { name = "a" }).outcome)
+      assert.equal("not_applied", select(2, new(refused):list()).outcome)
+      assert.equal("not_applied", select(2, new({ status = 400, body = "" }):create { name = "a" }).outcome)
+    end)
+
+    it("of 2xx that says that nothing came of it is a refusal, of which nobody knows more", function()
+      local refused = { status = 200, body = '{"ok":false,"id":"a","things":[]}' }
+      for _, method in ipairs { "create", "delete" } do
+        local things, requests = new(refused)
+        local result, failed = things[method](things, method == "create" and { name = "a" } or "a")
+        assert.is_nil(result)
+        assert.same({ "rejected", "unknown", 200, 1 }, { failed.kind, failed.outcome, failed.status, #requests })
+      end
+      assert.same({ "rejected", "not_applied" }, { select(2, new(refused):list()).kind,
+        select(2, new(refused):list()).outcome })
+      assert.is_table((new({ status = 200, body = '{"ok":true,"things":[]}' }):list()))
+    end)
+
+    it("has the value that is declared, or is none", function()
+      assert.is_true((new({ status = 200, body = '{"done":true}' }):finish()))
+      for _, body in ipairs { "{}", '{"done":"true"}', '{"done":1}', "null", "true", "" } do
+        assert.equal("protocol", select(2, new({ status = 200, body = body }):finish()).kind)
+      end
+    end)
+
+    it("to a write that is about another thing the second time is the end of it", function()
+      local lost = { problem = { code = "CURLE_GOT_NOTHING", message = "m", sent = true } }
+      local choice = { max_attempts = 3, retry_writes = true }
+      local things, requests = new({ lost, { status = 204, body = "" } }, choice)
+      assert.is_true(things:drop { name = "a" })
+      assert.equal(2, #requests)
+      things, requests = new({ lost, { status = 204, body = "" } }, choice)
+      assert.same({ "unknown", 1 }, { select(2, things:drop { name = "a", kind = "big" }).outcome, #requests })
+    end)
+
+    it("is one value, unless there are two", function()
+      assert.equal(1, select("#", new({ status = 204, body = "" }):delete "a"))
+      assert.equal(1, select("#", new({ status = 200, body = '{"things":[]}' }):list()))
     end)
 
     it("of 4xx is read by the client", function()

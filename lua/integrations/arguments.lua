@@ -70,12 +70,17 @@ function arguments.list(array)
   return list
 end
 
-local function raw_copy(fields)
-  local copy = {}
-  for name, value in next, fields do
-    copy[name] = value
+--- One table of several, read raw; a later one counts.
+---@param ... table
+---@return table
+function arguments.merge(...)
+  local merged = {}
+  for _, source in ipairs { ... } do
+    for name, value in next, source do
+      merged[name] = value
+    end
   end
-  return copy
+  return merged
 end
 
 -- What an id may not hold, because something on the way could take it for a part of the address.
@@ -109,12 +114,20 @@ end
 ---@class integrations.Form
 ---@field name? string what it is called today
 ---@field convert? fun(value: any): any
+---@field check? fun(field: string, value: any, faults: integrations.Fault[]) for what no schema can say
 
 --- An array may stand for a comma-separated text.
 ---@type integrations.Form
 arguments.joined = {
   convert = function(value)
     return type(value) == "table" and table.concat(arguments.list(value), ",") or value
+  end,
+  check = function(field, value, faults)
+    for i, element in ipairs(type(value) == "table" and arguments.list(value) or {}) do
+      if type(element) == "string" then
+        check_id(element, ("%s[%d]"):format(field, i), faults, unsafe_in_list)
+      end
+    end
   end,
 }
 
@@ -141,21 +154,30 @@ function arguments.renamed(name)
   return { name = name }
 end
 
+-- What no schema finds: a field under both its names, and what its form cannot hold.
+local function check_forms(fields, forms, faults)
+  for name, form in pairs(type(fields) == "table" and forms or {}) do
+    local value = rawget(fields, name)
+    if value ~= nil and form.name and rawget(fields, form.name) ~= nil then
+      faults[#faults + 1] = { field = name, message = ("is another name of %s: give one of the two"):format(form.name) }
+    elseif value ~= nil and form.check then
+      form.check(name, value, faults)
+    end
+  end
+end
+
 --- A checked body as the service wants it.
 ---@param fields table
 ---@param forms? table<string, integrations.Form> by the field's name
----@param faults integrations.Fault[] get another where a field is given by both its names
 ---@return table
-function arguments.in_form(fields, forms, faults)
+function arguments.in_form(fields, forms)
   if not forms then
     return fields
   end
-  local sent = raw_copy(fields)
+  local sent = arguments.merge(fields)
   for name, form in pairs(forms) do
     local value = sent[name]
-    if value ~= nil and form.name and sent[form.name] ~= nil then
-      faults[#faults + 1] = { field = name, message = ("is another name of %s: give one of the two"):format(form.name) }
-    elseif value ~= nil then
+    if value ~= nil then
       sent[name] = nil
       sent[form.name or name] = form.convert and form.convert(value) or value
     end
@@ -244,7 +266,7 @@ places.options = function(argument, value, state)
   if value == nil then
     return
   end
-  local options = type(value) == "table" and raw_copy(value) or value
+  local options = type(value) == "table" and arguments.merge(value) or value
   for _, parameter in ipairs(type(value) == "table" and argument.parameters or {}) do
     if options[parameter.name] ~= nil then
       options[parameter.name] = as_list(parameter, options[parameter.name])
@@ -271,7 +293,7 @@ end
 
 -- With fields given by themselves, the rest may be left out.
 local function add_fields(value, fields, faults)
-  local body = raw_copy(value or {})
+  local body = arguments.merge(value or {})
   for name, field in pairs(fields) do
     if body[name] ~= nil and not rawequal(body[name], field) then
       faults[#faults + 1] = { field = name, message = "is given twice, and differs" }
@@ -282,11 +304,13 @@ local function add_fields(value, fields, faults)
 end
 
 places.body = function(argument, value, state)
-  if state.fields and (value == nil or type(value) == "table") then
+  if state.fields and (type(value) == "nil" or type(value) == "table") then
     value = add_fields(value, state.fields, state.faults)
   end
-  if check(argument, value, state.lenient, state.faults) then
-    state.body = json.encode(arguments.in_form(value, argument.forms, state.faults), argument.schema)
+  check_forms(value, argument.forms, state.faults)
+  if check(argument, value, state.lenient, state.faults) and not state.faults[1] then
+    state.input = value
+    state.body = json.encode(arguments.in_form(value, argument.forms), argument.schema)
   end
 end
 
@@ -298,7 +322,7 @@ end
 ---@param operation table name, arguments
 ---@param lenient boolean whether unknown names pass
 ---@param ... any
----@return table? state `texts` by argument of the path, `query`, `lists` and `body`
+---@return table? state `texts` by argument of the path, `query`, `lists`, `body`, and what that was made of, `input`
 ---@return integrations.Fault[]? faults
 function arguments.read(operation, lenient, ...)
   local state = new_state(lenient)
@@ -326,7 +350,12 @@ function arguments.check(helper, argument, value, lenient)
   local state = new_state(lenient)
   refuse_misuse(helper, argument.name, value)
   value = as_list(argument, value)
-  places[argument.place](argument, value, state)
+  if argument.place == "body" then
+    check_forms(value, argument.forms, state.faults)
+    check(argument, value, lenient, state.faults)
+  else
+    places[argument.place](argument, value, state)
+  end
   return value, state.faults[1] and state.faults
 end
 
@@ -345,9 +374,11 @@ end
 --- An argument that is no operation's, for the helpers: faults of its own fields have their plain paths.
 ---@param name string what faults of the argument as a whole are called
 ---@param schema table
+---@param forms? table<string, integrations.Form>
 ---@return table
-function arguments.new(name, schema)
+function arguments.new(name, schema, forms)
   local argument = new_argument("body", name, schema)
+  argument.forms = forms
   argument.root = schema.type == "array" and name or nil
   return argument
 end
@@ -356,20 +387,19 @@ local function is_option(parameter)
   return parameter["in"] == "query" and not parameter.required
 end
 
-local function new_options(parameters)
-  local schema = { type = "object", properties = {} }
-  local options = { parameters = {} }
-  for _, parameter in ipairs(parameters) do
+local function new_options(declared)
+  local schema, parameters = { type = "object", properties = {} }, {}
+  for _, parameter in ipairs(declared) do
     if is_option(parameter) then
       schema.properties[parameter.name] = parameter.schema
-      table.insert(options.parameters, parameter)
+      table.insert(parameters, parameter)
     end
   end
-  if not options.parameters[1] then
+  if not parameters[1] then
     return nil
   end
   local argument = new_argument("options", "options", schema)
-  argument.parameters = options.parameters
+  argument.parameters = parameters
   return argument
 end
 

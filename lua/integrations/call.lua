@@ -192,9 +192,9 @@ local function attempt(session, operation, request, deadline)
     failed.outcome = outcome_of(operation, problem.sent ~= false, failed.status)
     return nil, failed, problem
   end
-  local result, failed = operation.read(session, operation, response, request)
+  local result, failed, unsure = operation.read(session, operation, response, request)
   if failed then
-    failed.outcome = outcome_of(operation, true, response.status)
+    failed.outcome = outcome_of(operation, true, not unsure and response.status or nil)
   end
   return result, failed, response
 end
@@ -234,7 +234,7 @@ local function wait_for_next(session, operation, request, deadline, failed)
   local delay, reason = retry.plan(failed, operation, {
     attempt = request.attempts,
     max_attempts = session.max_attempts,
-    retry_writes = session.retry_writes,
+    retry_writes = session.retry_writes and not request.once,
     budget = session.budget,
     is_held_back = limit and limit:is_known(operation.name) or false,
     random = random(session),

@@ -150,16 +150,6 @@ end
 
 local body_headers = { ["Content-Type"] = "application/json" }
 
-local function merge(first, second)
-  local merged = {}
-  for _, source in ipairs { first, second } do
-    for name, value in next, source do
-      merged[name] = value
-    end
-  end
-  return merged
-end
-
 -- What is read here of a response's headers, see retry and rate_limit; a declaration adds its own.
 local read_headers = { "date", "retry-after", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset" }
 
@@ -198,7 +188,7 @@ local default_ports = { https = 443, http = 80 }
 
 local function new_session(declaration, options, base_url, opened)
   local scheme, host, port = split_url(base_url)
-  local headers = merge({ Accept = "application/json" }, declaration.headers(options))
+  local headers = arguments.merge({ Accept = "application/json" }, declaration.headers(options))
   return {
     transport = opened,
     now = require("integrations.core").now,
@@ -207,7 +197,7 @@ local function new_session(declaration, options, base_url, opened)
     server_address = host:gsub("[%[%]]", ""),
     server_port = port or default_ports[scheme],
     headers = headers,
-    body_headers = merge(body_headers, headers),
+    body_headers = arguments.merge(body_headers, headers),
     timeout = options.timeout or 30,
     max_attempts = options.max_attempts or 3,
     retry_writes = options.retry_writes,
@@ -233,8 +223,8 @@ end
 ---@param headers table<string, string>
 ---@return table
 function client.derive(parent, headers)
-  local session = { borrowed = true, headers = merge(parent.session.headers, headers) }
-  session.body_headers = merge(body_headers, session.headers)
+  local session = { borrowed = true, headers = arguments.merge(parent.session.headers, headers) }
+  session.body_headers = arguments.merge(body_headers, session.headers)
   setmetatable(session, { __index = parent.session }) -- so that it is closed once its parent is
   return new_client(getmetatable(parent), session)
 end
@@ -276,7 +266,7 @@ function client.define(declaration)
     if faults then
       return nil, failure.invalid(name, faults)
     end
-    options = merge({}, options) -- what was checked, and nothing that a metatable adds to it
+    options = arguments.merge({}, options) -- what was checked, and nothing that a metatable adds to it
     local base_url = declaration.base_url(options):gsub("/+$", "")
     local opened, message = open_transport(declaration, options, base_url)
     if not opened then

@@ -14,6 +14,7 @@ local ensure = {}
 ---@field same string[] paths of the fields by which two things are the same
 ---@field whole? fun(things: table, thing: table): table?, integrations.Failure? the thing with all its fields, where
 ---  the list leaves out some
+---@field covers? fun(thing: table, input: table): boolean whether it is as wanted (match.covers)
 
 -- What a write may take of the time that is left: the rest is for looking what became of it.
 local WRITE_SHARE = 2 / 3
@@ -106,8 +107,9 @@ local function settle(things, input, declaration, done, failed)
   end
   local thing, unseen = look(things, input, declaration, failed.outcome)
   if unseen and unseen.kind == "ambiguous" then
+    unseen.attempts = failed.attempts
     return nil, unseen
-  elseif thing and match.covers(thing, input) then
+  elseif thing and (declaration.covers or match.covers)(thing, input) then
     return thing, done
   end
   failed.outcome = "unknown"

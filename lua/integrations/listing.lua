@@ -20,6 +20,25 @@ local function is_last(told, offset, page, fresh)
   return #fresh == 0
 end
 
+local function only_fresh(page, seen, identity)
+  local fresh = {}
+  for _, thing in ipairs(page) do
+    if not seen[thing[identity]] then
+      fresh[#fresh + 1] = thing
+    end
+    seen[thing[identity]] = true
+  end
+  return fresh
+end
+
+local function repeated(operation)
+  return failure.new {
+    kind = "protocol",
+    operation = operation.name,
+    message = "the service gives the same page again, instead of the next one",
+  }
+end
+
 -- A function that gives the things of one page after another, at last nil, or nil and a failure. Where somebody
 -- creates or deletes meanwhile pages move: a thing may then be missed, but none comes twice.
 local function pages_of(self, operation)
@@ -33,25 +52,24 @@ local function pages_of(self, operation)
     if not page then
       return nil, told
     end
-    local fresh = {}
-    for _, thing in ipairs(page) do
-      if not seen[thing[identity]] then
-        fresh[#fresh + 1] = thing
-      end
-      seen[thing[identity]] = true
-    end
+    local fresh = only_fresh(page, seen, identity)
     offset = offset + #page
     done = not has_pages or is_last(told, offset, page, fresh)
+    if not done and #fresh == 0 then
+      return nil, repeated(operation)
+    end
     return fresh
   end
 end
 
--- A criterion of an array's field names one element of it.
+-- A criterion of an array's field names one element of it. Its type counts, and names that are known, but no bounds:
+-- it may be a part of what is looked for.
 local function criteria_of(schema)
   local criteria = { type = "object", properties = {} }
   for _, field in ipairs(service.fields(schema)) do
+    local wanted = field.schema.items or field.schema
     if field.schema.type ~= "object" then
-      criteria.properties[field.path] = field.schema.items or field.schema
+      criteria.properties[field.path] = { type = wanted.type, enum = wanted.enum }
     end
   end
   return criteria
@@ -64,7 +82,7 @@ local function must(things, failed)
   return things
 end
 
--- The first page is read at once: on Lua 5.1 nothing can wait inside an iterator.
+-- The first page, which is often all, is read at once: on Lua 5.1 a task cannot let others go on inside an iterator.
 local function new_each(class, operation, name)
   return function(self)
     service.check_self(self, class, name)

@@ -1,25 +1,37 @@
 --- What a response other than 2xx means, as a service declares it.
 local failure = require "integrations.failure"
 local json = require "integrations.json"
+local match = require "integrations.match"
 local retry = require "integrations.retry"
 local service = require "integrations.service"
 
 local refusal = {}
 
 ---@class integrations.refusal.Declaration
----@field statuses table<integer, { [1]: integrations.Kind, [2]: string }> what a status means, and what to do next
+---@field statuses table<integer, integrations.refusal.Row> what a status means, and what to do next
 ---@field wordings integrations.refusal.Wording[] what some words say better than the status; the first that fits counts
 ---@field faults fun(body: table, operation: table, request: table,
 ---  text_of: fun(value: any): string?): integrations.Fault[] all that a body names
+---@field names? fun(body: table): string[] what the server calls the error, in lower case
 ---@field request_id fun(body: table, headers: table<string, string>, text_of: fun(value: any): string?): string? what
 ---  the server calls the request
 
+---@field is_unsure? fun(body: table, status: integer): boolean whether a refusal in no wording may hide that something
+---  was done
+
+---@class integrations.refusal.Row
+---@field [1] integrations.Kind
+---@field [2] string what to do next; `%s` is the option with the service's address
+---@field gone? boolean the thing is not there: what a removal that is repeated wants to hear
+
 ---@class integrations.refusal.Wording
 ---@field statuses table<integer, true>
----@field words string[] in lower case; one of them is enough
+---@field words? string[] in lower case; one of them anywhere in the texts is enough
+---@field names? string[] one of them is what the server calls the error
 ---@field kind? integrations.Kind the status's own, if absent
 ---@field message? string likewise
----@field describe? fun(body: table, failed: integrations.Failure) says more
+---@field gone? boolean see Row
+---@field describe? fun(body: table, failed: integrations.Failure, text_of: fun(value: any): string?) says more
 
 -- What statuses mean to every service, unless it knows better.
 local common = {
@@ -40,8 +52,10 @@ local no_text = { [""] = true, ["null"] = true, request = true }
 -- More than a person reads: cut, so that no answer can make its own reading slow.
 local MAX_TEXT = 4096
 
--- The server's words, without the credentials, which they may repeat. Cut afterwards: half a key is one, too.
-local function reader_of_texts(redact)
+--- The server's words, without the credentials, which they may repeat. Cut afterwards: half a key is one, too.
+---@param redact fun(text: string): string
+---@return fun(value: any): string? text_of nil where there are none
+function refusal.texts(redact)
   return function(value)
     if type(value) == "string" and not no_text[value] then
       return redact(value):sub(1, MAX_TEXT)
@@ -54,35 +68,56 @@ local function row_of(declaration, operation, status)
     or (status < 500 and other_4xx or other_5xx)
 end
 
-local function mentions_any(failed, words)
-  for _, word in ipairs(words) do
+local function fits(row, failed, names)
+  if not row.statuses[failed.status] then
+    return false
+  end
+  for _, word in ipairs(row.words or {}) do
     if failed:mentions(word) then
+      return true
+    end
+  end
+  for _, name in ipairs(names) do
+    if match.contains(row.names or {}, name) then
       return true
     end
   end
   return false
 end
 
-local function apply_wording(declaration, failed, body)
+local function wording_of(declaration, failed, body)
+  local names = declaration.names and declaration.names(body) or {}
   for _, row in ipairs(declaration.wordings) do
-    if row.statuses[failed.status] and mentions_any(failed, row.words) then
-      failed.kind = row.kind or failed.kind
-      failed.message = row.message or failed.message
-      return row.describe and row.describe(body, failed)
+    if fits(row, failed, names) then
+      return row
     end
   end
+end
+
+-- What the words say better. Returns what is to be known of the refusal besides.
+local function judge(declaration, failed, body, row, text_of)
+  local wording = wording_of(declaration, failed, body)
+  if not wording then
+    return { gone = row.gone, unsure = declaration.is_unsure and declaration.is_unsure(body, failed.status) }
+  end
+  failed.kind = wording.kind or failed.kind
+  failed.message = wording.message or failed.message
+  if wording.describe then
+    wording.describe(body, failed, text_of)
+  end
+  return { gone = wording.gone }
 end
 
 --- Makes the function of a client's declaration that reads a refusal.
 ---@param declaration integrations.refusal.Declaration
 ---@param address string the client's option that holds the service's address
 ---@return fun(operation: table, response: integrations.Response, request: table,
----  redact: fun(text: string): string): integrations.Failure
+---  redact: fun(text: string): string): integrations.Failure, { gone: boolean?, unsure: boolean? }
 function refusal.reader(declaration, address)
   return function(operation, response, request, redact)
     local body = json.decode(response.body)
     local is_json = type(body) == "table"
-    local text_of = reader_of_texts(redact)
+    local text_of = refusal.texts(redact)
     body = is_json and body or {}
     local row = row_of(declaration, operation, response.status)
     local failed = failure.new {
@@ -94,12 +129,12 @@ function refusal.reader(declaration, address)
       retry_after = retry.after(response, os.time()),
       request_id = declaration.request_id(body, response.headers, text_of),
     }
-    apply_wording(declaration, failed, body)
+    local verdict = judge(declaration, failed, body, row, text_of)
     if not is_json then
       -- First, since it says more than the status: that one may be somebody else's.
       failed.message = service.describe_body(response.body) .. "; " .. failed.message
     end
-    return failed
+    return failed, verdict
   end
 end
 

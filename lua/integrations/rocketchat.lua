@@ -39,43 +39,97 @@ local statuses = {
 
 local refusals = { [400] = true, [401] = true, [403] = true, [404] = true }
 
--- What the server says of the second factor, for the program: which methods there are. Kept short, as it is the
--- server's to say.
-local function describe_two_factor(body, failed)
-  local details = type(body.details) == "table" and body.details or {}
-  local method = type(details.method) == "string" and details.method:match "^%w+$" or "totp"
+-- The second factor that the server wants, for the program. Its names are short words.
+local function describe_two_factor(body, failed, text_of)
+  local method = text_of(type(body.details) == "table" and body.details.method)
+  method = method and #method <= 20 and method:match "^%w+$" or "totp"
   failed.two_factor = { method = method }
   failed.message = ('%s: two_factor = { method = "%s", code = "…" }'):format(failed.message, method)
 end
 
--- Newer servers have the words in brackets, behind others that a translation may change.
+-- By what the server calls the error, never by words within a sentence: those may be the caller's own.
 local wordings = {
-  { statuses = refusals, words = { "totp-required", "totp required" }, kind = "unauthorized",
+  { statuses = refusals, names = { "totp-required", "totp required" }, kind = "unauthorized",
     message = "the server wants a second factor: make the client with", describe = describe_two_factor },
-  { statuses = refusals, words = { "totp-invalid", "totp invalid", "totp-max-attempts" }, kind = "unauthorized",
+  { statuses = refusals, names = { "totp-invalid", "totp invalid", "totp-max-attempts" }, kind = "unauthorized",
     message = "the second factor's code is wrong, or too old: make the client with", describe = describe_two_factor },
-  { statuses = { [400] = true },
-    words = { "no integration found", "integration does not exist", "error-invalid-integration" },
-    kind = "not_found", message = "there is no such integration, or not for this user" },
-  { statuses = { [400] = true, [403] = true }, kind = "forbidden", message = statuses[403][2],
-    words = { "not_authorized", "not-authorized", "unauthorized", "error-action-not-allowed", "error-not-allowed" } },
+  { statuses = { [400] = true }, kind = "not_found", message = "there is no such integration", gone = true,
+    names = { "no integration found", "the integration does not exists", "the integration does not exist" } },
+  { statuses = { [400] = true }, kind = "not_found", message = "there is no such integration, or it is another user's",
+    names = { "error-invalid-integration" } },
+  { statuses = { [400] = true }, kind = "forbidden", message = statuses[403][2],
+    names = { "not_authorized", "not-authorized", "not authorized", "unauthorized", "error-unauthorized",
+      "error-action-not-allowed", "error-not-allowed" } },
 }
 
--- How servers name a field that is missing: the newer ones, and the older.
-local missing = { "must have required property '([^']+)'", "[Mm]issing key '([^']+)'" }
+local MAX_SENTENCE = 4096
 
--- All fields that a text calls missing; the text itself where there are none.
+-- What a server calls an error: `errorType`, the same in brackets at the end of its sentence, or all of a short one.
+local function names_of(body)
+  local names = {}
+  for _, text in ipairs { body.errorType or false, body.error or false } do
+    if type(text) == "string" and #text <= MAX_SENTENCE then
+      names[#names + 1] = text:lower():match "%[([%w_%-]+)%]%s*$"
+      names[#names + 1] = text:lower():gsub("%.%s*$", "")
+    end
+  end
+  return names
+end
+
+-- The server answers 400 to whatever is thrown while it works, also after it has written. What it found wrong before
+-- has a name, or is one of these sentences.
+local checked_before = {
+  "^match error", "^invalid integration type", "^invalid integration id", "needs to be provided",
+}
+
+local function is_unsure(body, status)
+  local text = body.success == false and type(body.error) == "string" and body.error:lower()
+  if status ~= 400 or not text or type(body.errorType) == "string" or text:find "%[[%w_%-]+%]%s*$" then
+    return false
+  end
+  for _, pattern in ipairs(checked_before) do
+    if text:find(pattern) then
+      return false
+    end
+  end
+  return true
+end
+
+-- How servers name a field that is missing (the newer ones, and the older) or wrong.
+local field_faults = {
+  { "must have required property '([^']+)'", "is required" },
+  { "Missing key '([^']+)'", "is required" },
+  { "^/([%w_]+) (must .*)" },
+}
+local says_nothing = "must match exactly one schema"
+
+local function read_line(line)
+  for _, row in ipairs(field_faults) do
+    local field, rest = line:match(row[1])
+    if field then
+      return { field = field, message = row[2] or rest }
+    end
+  end
+  return not line:find(says_nothing, 1, true) and { message = line } or nil
+end
+
+-- A server that finds several faults has each on a line of its own, some of them twice, and its name for them at the
+-- end. One sentence stays as it is.
 local function read_text(text)
-  local faults = {}
-  for _, pattern in ipairs(missing) do
-    for name in text:gmatch(pattern) do
-      faults[#faults + 1] = { field = name, message = "is required" }
+  local faults, seen = {}, {}
+  for line in text:gmatch "[^\n]+" do
+    line = line:match "^%s*(.-)%s*$"
+    local fault = read_line(text:find("\n", 1, true) and line:gsub("%s*%[[%w_%-]+%]$", "") or line)
+    local key = fault and (fault.field or "") .. " " .. fault.message
+    if fault and not seen[key] then
+      faults[#faults + 1] = fault
+      seen[key] = true
     end
   end
   return faults[1] and faults or { { message = text } }
 end
 
--- The server's one sentence, and its name for it, which older servers have beside it and newer ones in it.
+-- The server's text, and its name for it, which older servers have beside it and newer ones in it.
 local function read_faults(body, _, _, text_of)
   local text, name = text_of(body.error) or text_of(body.message), text_of(body.errorType)
   if text and name and not text:find(name, 1, true) then
@@ -116,7 +170,8 @@ local Client = client.define {
     local factor = given.two_factor
     return { ["X-User-Id"] = given.user_id, ["x-2fa-method"] = factor and factor.method }
   end,
-  refusals = { statuses = statuses, wordings = wordings, faults = read_faults, request_id = request_id_of },
+  refusals = { statuses = statuses, wordings = wordings, faults = read_faults, names = names_of,
+    is_unsure = is_unsure, request_id = request_id_of },
   response_headers = { "x-request-id" },
   services = {
     integrations = require "integrations.rocketchat.integrations",

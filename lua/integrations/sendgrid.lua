@@ -33,7 +33,7 @@ local statuses = {
     .. "and of this region (option region)" },
   [403] = { "forbidden", "the API key may not do this: give it the scope in SendGrid's settings, "
     .. "and check on_behalf_of" },
-  [404] = { "not_found", "there is no such thing (in this account, and for this on_behalf_of)" },
+  [404] = { "not_found", "there is no such thing (in this account, and for this on_behalf_of)", gone = true },
   [451] = { "forbidden", "the data may not leave its region: use the other one (option region)" },
 }
 

@@ -1,7 +1,8 @@
 --- Turns the declaration of a service into its methods. Pure: a request is built, a response is
 --- read; who sends it is not known here.
 ---
---- A declaration: `name`, `schemas`, `forms` (by a field's name, see integrations.Form), and `operations`, each with
+--- A declaration: `name`, `schemas`, `forms` (by a field's name, see integrations.Form), `refused` (whether the body of
+--- a 2xx answer says that nothing came of it), and `operations`, each with
 ---   method, path             `/v3/…/{id}`, as in the API's document
 ---   parameters               { name, in = "path"|"query"|"body", schema, required?, many? }, each an argument. Of a
 ---                            query those that are not `required` are fields of one table, the last argument. A field
@@ -14,10 +15,13 @@
 ---     array                  a list of things
 ---     identity               the field that every thing has
 ---     alone                  a thing may stand where the list belongs: a list of one
+---     value                  no thing is there, but this: it is what the call returns
 ---     page                   the list is a page of a longer one; the call returns { offset, count, total }, too
 ---   statuses                 what a status means here: { kind, message }, see integrations.refusal
 ---   idempotent               sent twice it does no more than once: such a write may be repeated
 ---                            where the caller allows it (option retry_writes). A GET always is
+---   once_with                a field of the body with which a second request may mean something else: it is never
+---                            repeated then
 ---   removes                  what it is about is gone afterwards
 ---@see integrations.sendgrid.integrations
 local arguments = require "integrations.arguments"
@@ -49,6 +53,7 @@ local function build_request(operation, session, ...)
   request.url = build_url(operation, session, state)
   request.values = state.lists
   request.body = state.body
+  request.once = operation.once_with and rawget(state.input, operation.once_with) ~= nil
   request.headers = state.body and session.body_headers or session.headers
   return request
 end
@@ -98,29 +103,68 @@ local function is_list(value, identity)
   return #value > 0 or next(value) == nil
 end
 
+local function read_page(body)
+  local page = {}
+  for _, name in ipairs { "offset", "count", "total" } do
+    page[name] = type(body[name]) == "number" and math.floor(body[name]) or nil -- an integer where Lua has some
+  end
+  return page
+end
+
 -- What the declaration says of the result, in a body that is JSON; nil where it is not there.
 local function find_result(declared, body, request)
   local value = body
-  if declared.field and type(body) == "table" then
-    value = body[declared.field]
+  if declared.field then
+    value = type(body) == "table" and body[declared.field] or nil
   end
   if value == nil and declared.alone and is_thing(body, declared.identity) then
     value = { body }
+  end
+  if declared.value ~= nil then
+    return value == declared.value and value or nil
   end
   local is_right = declared.array and is_list or is_thing
   if not is_right(value, declared.identity) then
     return nil
   end
-  request.page = declared.page and { offset = body.offset, count = body.count, total = body.total } or nil
+  request.page = declared.page and read_page(body) or nil
   return value
 end
 
-local function read_success(operation, response, request)
+-- Whether "not found" is what a removal wanted to hear: an earlier attempt has removed it. Of several
+-- things it does not tell which, and a web page does not tell it of anything.
+local function is_gone(operation, verdict, request, response)
+  if not (operation.removes and request.doubtful and verdict.gone) or is_web_page(response.body) then
+    return false
+  end
+  for _, values in pairs(request.values) do
+    if #values > 1 then
+      return false
+    end
+  end
+  return true
+end
+
+local function read_refusal(session, operation, response, request)
+  local failed, verdict = session.read_failure(operation, response, request, function(text)
+    return session.transport:redact(text)
+  end)
+  if is_gone(operation, verdict or {}, request, response) then
+    return true
+  end
+  return nil, failed, verdict and verdict.unsure
+end
+
+local function read_success(session, operation, response, request)
   local declared = operation.result
   if not declared and response.body == "" then
     return true
   end
   local body = json.decode(response.body)
+  if operation.refused and type(body) == "table" and operation.refused(body) then
+    local _, failed = read_refusal(session, operation, response, request)
+    return nil, failed, true
+  end
   local result
   if declared then
     result = find_result(declared, body, request)
@@ -133,38 +177,15 @@ local function read_success(operation, response, request)
   return result
 end
 
--- Whether "not found" is what a removal wanted to hear: an earlier attempt has removed it. Of several
--- things it does not tell which, and a web page does not tell it of anything.
-local function is_gone(operation, failed, request, response)
-  if not (operation.removes and request.doubtful and failed.kind == "not_found") or is_web_page(response.body) then
-    return false
-  end
-  for _, values in pairs(request.values) do
-    if #values > 1 then
-      return false
-    end
-  end
-  return true
-end
-
-local function read_refusal(session, operation, response, request)
-  local failed = session.read_failure(operation, response, request, function(text)
-    return session.transport:redact(text)
-  end)
-  if is_gone(operation, failed, request, response) then
-    return true
-  end
-  return nil, failed
-end
-
--- Reads a response: the result, or nil and a failure whose outcome call.lua decides.
+-- Reads a response: the result, or nil and a failure whose outcome call.lua decides, and whether even a status that
+-- speaks for itself leaves it open.
 local function read(session, operation, response, request)
   if response.status >= 200 and response.status < 300 then
-    return read_success(operation, response, request)
+    return read_success(session, operation, response, request)
   elseif response.status < 400 then
     return nil, protocol_failure(operation, response,
       "the answer points elsewhere; it is not followed, since the credentials belong to one host: check "
-        .. (session.address or "the address"))
+        .. session.address)
   end
   return read_refusal(session, operation, response, request)
 end
@@ -180,7 +201,9 @@ local function compile_operation(declaration, name, declared)
     result = declared.result,
     statuses = declared.statuses,
     safe = declared.method == "GET",
+    refused = declaration.refused,
     idempotent = declared.idempotent,
+    once_with = declared.once_with,
     removes = declared.removes,
     read = read,
     arguments = arguments.compile_all(declared, schemas, declaration.forms),
@@ -217,9 +240,10 @@ end
 --- A check for the argument of a helper, with the rules of all arguments.
 ---@param name string what faults of the argument as a whole are called
 ---@param schema table
+---@param forms? table<string, integrations.Form>
 ---@return fun(self: table, operation_name: string, value: any): integrations.Fault[]?
-function service.checker(name, schema)
-  local argument = arguments.new(name, schema)
+function service.checker(name, schema, forms)
+  local argument = arguments.new(name, schema, forms)
   return function(self, operation_name, value)
     return select(2, arguments.check(operation_name, argument, value, self.session.strict == false))
   end
@@ -241,16 +265,33 @@ function service.read_argument(self, helper, operation_name, argument_name, valu
   end
 end
 
+--- The faults of several arguments in one list, or nil.
+---@param first? integrations.Fault[]
+---@param second? integrations.Fault[]
+---@return integrations.Fault[]?
+function service.join_faults(first, second)
+  local faults = {}
+  for _, list in ipairs { first or {}, second or {} } do
+    for _, fault in ipairs(list) do
+      faults[#faults + 1] = fault
+    end
+  end
+  return faults[1] and faults
+end
+
 --- The same object with one deadline for all that it does from now on: for helpers that send
 --- several requests.
 ---@param self table
 ---@param share? number how much of the time that is left it may use, for what must leave some (1)
----@param seconds? number the time there is where nothing has bounded it yet (the client's timeout)
+---@param seconds? number no more than these (the client's timeout, where nothing has bounded it yet)
 ---@return table
 function service.bounded(self, share, seconds)
   local session = self.session
   local now = session.now()
-  local left = session.deadline and session.deadline - now or seconds or session.timeout
+  local left = seconds or session.timeout
+  if session.deadline then
+    left = math.min(session.deadline - now, seconds or math.huge)
+  end
   local bounded = setmetatable({ deadline = now + left * (share or 1) }, { __index = session })
   return setmetatable({ session = bounded }, getmetatable(self))
 end
@@ -275,7 +316,10 @@ function service.define(declaration)
         return nil, invalid
       end
       local result, failed = call.perform(session, operation, request)
-      return result, failed or request.page
+      if failed or request.page then
+        return result, failed or request.page
+      end
+      return result -- and nothing else: it may be printed
     end
   end
   --- An object that sends its requests by this session: transport, base_url, headers, limits.

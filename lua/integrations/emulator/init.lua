@@ -240,10 +240,19 @@ local function of_type(expected)
   return function(value) return type(value) == expected end
 end
 
+local function are_headers(headers)
+  if type(headers) ~= "table" then return false end
+  for name, value in pairs(headers) do
+    local is_value = type(value) == "number" or type(value) == "string" and not value:find("%c")
+    if type(name) ~= "string" or not name:find("^[%w_-]+$") or not is_value then return false end
+  end
+  return true
+end
+
 --- What each field of a queued answer must be.
 local ANSWER_FIELDS = {
   status = { check = whole_number(200, 599), text = "status must be a whole number from 200 to 599" },
-  headers = { check = of_type "table", text = "headers must be a table" },
+  headers = { check = are_headers, text = "headers must be a table of names and texts or numbers, without line ends" },
   body = { check = function(value) return type(value) == "string" or type(value) == "table" end,
     text = "body must be a string or a table" },
   times = { check = whole_number(1, 2 ^ 31), text = "times must be a whole number from 1" },

@@ -24,6 +24,7 @@ local LIST_LIMIT = 50
 local DEFAULT_PENDING_READS = 1
 local REFRESHES_PER_SEGMENT = 2
 local REFRESHES_PER_ACCOUNT = 10
+local HOUR = 3600 -- between two refreshes of a segment; it goes by only as things are changed, a second for each
 local SAMPLE_AGE = 3600
 
 local FREE_USER = "Manual refresh is not available to free users."
@@ -213,11 +214,11 @@ local function read_boolean(query, name, default)
 end
 
 --- Reads a list parameter into a set; nil if it is empty, nil and an error if it is wrong.
-local function read_set(query, name)
+local function read_set(query, name, limit)
   local values, message = host.read_list(query, name)
   if not values then return nil, { field = name, message = message } end
   if #values == 1 and values[1] == "" then return nil end
-  if #values > LIST_LIMIT then return nil, parameter_fault(name, ("must contain %d ids at most"):format(LIST_LIMIT)) end
+  if #values > limit then return nil, parameter_fault(name, ("must contain %d ids at most"):format(limit)) end
   local set = {}
   for _, value in ipairs(values) do
     if value == "" then return nil, parameter_fault(name, "must not contain an empty string") end
@@ -229,11 +230,11 @@ end
 --- Reads the filters into a function that says whether a segment is wanted; nil and an error if one is wrong. Ids make
 --- the other filters meaningless, so these are not even looked at.
 local function read_filter(query)
-  local ids, fault = read_set(query, "ids")
+  local ids, fault = read_set(query, "ids", math.huge)
   if fault then return nil, fault end
   if ids then return function(segment) return ids[segment.id] end end
   local lists, orphans
-  lists, fault = read_set(query, "parent_list_ids")
+  lists, fault = read_set(query, "parent_list_ids", LIST_LIMIT)
   if fault then return nil, fault end
   orphans, fault = read_boolean(query, "no_parent_list_id", false)
   if fault then return nil, fault end
@@ -319,13 +320,19 @@ local function is_time_zone(value)
   return type(value) == "string" and (value == "UTC" or value:find("^%a[%w_+-]*/%a[%w_+/-]*$") ~= nil)
 end
 
+--- A day never ends: nothing here tells when.
+local function is_used_up(account, segment, now)
+  return segment.refreshes >= REFRESHES_PER_SEGMENT or account.refreshes >= REFRESHES_PER_ACCOUNT
+    or segment.refreshed and now - segment.refreshed < HOUR
+end
+
 local function refresh(service, call)
   if service.free_user then return 403, { error = FREE_USER } end
   local segment = find(call)
   if not segment then return 404, service:problem(404, nil, call) end
   if not is_time_zone(call.input.user_time_zone) then return 400, { error = BAD_TIME_ZONE } end
   local account = call.account
-  if segment.refreshes >= REFRESHES_PER_SEGMENT or account.refreshes >= REFRESHES_PER_ACCOUNT then return 429 end
+  if is_used_up(account, segment, call.state.seconds) then return 429 end
   account.refreshes = account.refreshes + 1
   segment.refreshes = segment.refreshes + 1
   segment.refreshed = tick(call.state)

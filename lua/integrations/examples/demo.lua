@@ -160,14 +160,16 @@ local function segment(sg)
     :format(made.id))
   local valid = assert(sg.segments:wait_valid(made.id, { timeout = 60 }))
   say("  -> %s", valid.status.query_validation)
-  step("Find it by its name, and have its contacts counted anew.", [[sg.segments:find { name = "O'Briens" }]])
+  step("Find it by its name.", [[sg.segments:find { name = "O'Briens" }]])
   local found = assert(sg.segments:find { name = "O'Briens" })
   expect(#found == 1 and found[1].id == made.id, "one segment of that name")
-  local job = assert(sg.segments:refresh(made.id, { user_time_zone = "Europe/Dublin" }))
-  say("  -> job %s", tostring(job.job_id))
-  assert(sg.segments:delete(made.id))
+  say("  -> %s", found[1].id)
+  step("Have its contacts counted anew.", ('sg.segments:refresh("%s", { user_time_zone = "Europe/Dublin" })')
+    :format(made.id))
+  came_back(assert(sg.segments:refresh(made.id, { user_time_zone = "Europe/Dublin" })))
+  step("Delete it.", ('sg.segments:delete "%s"'):format(made.id))
+  say("  -> %s", tostring(assert(sg.segments:delete(made.id))))
   expect(#assert(sg.segments:list()) == 0, "no segment")
-  say "  -> and deleted"
 end
 
 local function webhook(url)
@@ -192,7 +194,21 @@ local function webhook(url)
   local changed = assert(rc.integrations:change(made._id, { enabled = false }))
   say("  -> enabled is %s, still on %s", tostring(changed.enabled), table.concat(changed.triggerWords, " "))
   expect(not changed.enabled and #changed.triggerWords == 2, "a webhook that is switched off, and nothing else")
-  assert(rc.integrations:delete(made.type, made._id))
+  step("Make an incoming one, and update it: that is sent as it is.",
+    'rc.integrations:update(id, { type = "webhook-incoming", name = "Alarms", … })')
+  local input = {
+    type = "webhook-incoming", name = "Alerts", enabled = true, scriptEnabled = false, username = "rocket.cat",
+    channel = "#ops",
+  }
+  local incoming = assert(rc.integrations:create(input))
+  input.name = "Alarms"
+  say("  -> %s is called %s now", incoming._id, assert(rc.integrations:update(incoming._id, input)).name)
+  step("Take all of them, from all pages, and delete each.", "rc.integrations:find {}")
+  for _, integration in ipairs(assert(rc.integrations:find {})) do
+    say("  -> %s  %s", integration.type, integration.name)
+    assert(rc.integrations:delete(integration.type, integration._id))
+  end
+  step("Look once more.", ('rc.integrations:get "%s"'):format(made._id))
   local gone, failure = rc.integrations:get(made._id)
   expect(not gone and failure.kind == "not_found", "nothing to be found")
   say("  -> %s", tostring(failure))

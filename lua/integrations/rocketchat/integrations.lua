@@ -12,7 +12,7 @@ local Id = { type = "string", minLength = 1 }
 local Words = { type = { "array", "string" }, items = { type = "string", minLength = 1 } }
 
 -- Sent as one text, see `forms`.
-local Channel = { type = { "string", "array" }, items = Text }
+local Channel = { type = { "string", "array" }, items = { type = "string", minLength = 1 } }
 
 ---@alias integrations.rocketchat.Event
 ---| "sendMessage"
@@ -59,7 +59,7 @@ local common = {
 --- Posts what is sent to it into a channel.
 ---@class integrations.rocketchat.IncomingInput : integrations.rocketchat.CommonInput
 ---@field type "webhook-incoming"
----@field username string in whose name; an update may leave it out
+---@field username? string in whose name; only an update may leave it out
 ---@field overrideDestinationChannelEnabled? boolean
 local incoming = {
   overrideDestinationChannelEnabled = Flag,
@@ -74,7 +74,9 @@ local incoming = {
 ---@field token string goes along with what is sent, as a proof
 ---@field triggerWords? string[]|string comma-separated, where it is one text
 ---@field triggerWordAnywhere? boolean
----@field targetRoom? string for the events that have no room of their own; `targetChannel` is its older name
+---@field targetRoom? string for the events that have no room of their own
+---@field targetChannel? string its older name
+---@field target_url? string update and delete: one of the urls, instead of the id
 ---@field runOnEdits? boolean
 ---@field retryFailedCalls? boolean
 ---@field retryCount? number
@@ -101,16 +103,7 @@ local forms = {
   targetChannel = arguments.renamed "targetRoom",
 }
 
--- One table of several; a later one counts.
-local function merged(...)
-  local all = {}
-  for _, source in ipairs { ... } do
-    for name, value in next, source do
-      all[name] = value
-    end
-  end
-  return all
-end
+local merged = arguments.merge
 
 local required = { "type", "name", "enabled", "channel", "scriptEnabled" }
 
@@ -176,12 +169,14 @@ local Integration = {
     _id = Text,
     channel = { type = "array", items = Text },
     triggerWords = { type = "array", items = Text },
+    scriptEngine = Text,
     userId = Text,
     _createdAt = Text,
+    _createdBy = { type = "object", properties = { _id = Text, username = Text } },
     _updatedAt = Text,
   }),
 }
-Integration.properties.targetChannel = nil
+Integration.properties.targetChannel = nil -- a server has the name of today
 
 -- ---- operations -----------------------------------------------------------------------------
 
@@ -231,6 +226,9 @@ local Integrations = service.define {
     IntegrationRemoval = IntegrationRemoval,
   },
   forms = forms,
+  refused = function(body)
+    return body.success == false
+  end,
   operations = {
     list = {
       method = "GET",
@@ -260,13 +258,16 @@ local Integrations = service.define {
       body = "IntegrationUpdate",
       result = one,
       idempotent = true,
+      once_with = "target_url", -- others may have the same one
     },
     delete = {
       method = "POST",
       path = path .. "remove",
       parameters = { { name = "type", ["in"] = "body" }, integration_id },
       body = "IntegrationRemoval",
+      result = { field = "success", value = true },
       idempotent = true,
+      once_with = "target_url",
       removes = true,
     },
     history = {
@@ -282,13 +283,15 @@ listing.add(Integrations, Integration)
 
 -- ---- helpers --------------------------------------------------------------------------------
 
-local check_change = service.checker("fields", Change)
+local check_change = service.checker("fields", Change, forms)
 
--- What an update takes of a webhook: neither what the server alone decides nor what this version does not know.
+-- Of a webhook what its kind's update takes, but for what says which one it is.
 local function updatable(integration, properties)
   local input = {}
   for name in pairs(properties) do
-    input[name] = integration[name]
+    if not which[name] and not (forms[name] and forms[name].name) then
+      input[name] = integration[name]
+    end
   end
   return input
 end
@@ -301,7 +304,23 @@ local function misplaced(fields, kind, properties)
       faults[#faults + 1] = { field = name, message = "is no field of a " .. kind }
     end
   end
-  return faults
+  return faults[1] and faults
+end
+
+local function unchanged(name, faults)
+  local failed = failure.invalid(name, faults)
+  failed.message = "nothing was changed"
+  return failed
+end
+
+-- A fault of what the caller did not give is the server's own.
+local function of_the_server(name, failed, fields)
+  for _, fault in ipairs(failed.errors) do
+    if rawget(fields, fault.field:match "^[%w_]*") == nil then
+      fault.message = fault.message .. ", as the server has it: give another value"
+    end
+  end
+  return unchanged(name, failed.errors)
 end
 
 --- Changes the given fields, and leaves all others as they are: reads, merges and writes, since the server may clear
@@ -313,7 +332,8 @@ end
 function Integrations:change(integrationId, fields)
   local name = "integrations.change"
   service.check_self(self, Integrations, name)
-  local faults = check_change(self, name, fields)
+  local _, id_faults = service.read_argument(self, name, "get", "integrationId", integrationId)
+  local faults = service.join_faults(id_faults, check_change(self, name, fields))
   if faults then
     return nil, failure.invalid(name, faults)
   end
@@ -324,18 +344,24 @@ function Integrations:change(integrationId, fields)
   end
   local variant = IntegrationUpdate.discriminator.mapping[current.type]
   if not variant then
-    return nil, failure.new { kind = "protocol", operation = name, message = "the server's integration has no type" }
+    return nil, failure.new { kind = "protocol", operation = name,
+      message = "the integration is of a type that this version does not know: use update" }
   end
-  faults = self.session.strict ~= false and misplaced(fields, current.type, variant.properties) or {}
-  local sent = arguments.in_form(fields, forms, faults)
-  if faults[1] then
-    failed = failure.invalid(name, faults)
-    failed.message = "nothing was changed"
-    return nil, failed
+  faults = self.session.strict ~= false and misplaced(fields, current.type, variant.properties)
+  if faults then
+    return nil, unchanged(name, faults)
   end
   -- Goes back what came from the server, also values that this version does not know.
   bounded.session.strict = false
-  return bounded:update(integrationId, merged(updatable(current, variant.properties), sent))
+  local sent = merged(updatable(current, variant.properties), arguments.in_form(fields, forms))
+  local changed
+  changed, failed = bounded:update(integrationId, sent)
+  if failed and failed.kind == "invalid" and failed.errors[1] then
+    return nil, of_the_server(name, failed, fields)
+  elseif failed then
+    return nil, failed
+  end
+  return changed
 end
 
 return Integrations

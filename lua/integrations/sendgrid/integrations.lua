@@ -195,7 +195,10 @@ function Integrations:create(input)
     failed.kind = "limit_reached"
     failed.message = "the account holds as many integrations as it may: delete one first"
   end
-  return created, failed
+  if failed then
+    return nil, failed
+  end
+  return created
 end
 
 -- Whether the list holds none of the ids, in one array or one by itself.
@@ -224,8 +227,10 @@ function Integrations:delete(ids)
   local deleted, failed = send_delete(bounded, ids)
   if failed and failed.kind == "not_found" and failed.outcome == "unknown" and are_gone(bounded, ids) then
     return true
+  elseif failed then
+    return nil, failed
   end
-  return deleted, failed
+  return deleted
 end
 
 -- ---- helpers --------------------------------------------------------------------------------

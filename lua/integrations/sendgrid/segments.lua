@@ -4,6 +4,8 @@ local call = require "integrations.call"
 local ensure = require "integrations.ensure"
 local failure = require "integrations.failure"
 local listing = require "integrations.listing"
+local match = require "integrations.match"
+local refusal = require "integrations.refusal"
 local service = require "integrations.service"
 
 -- ---- schemas --------------------------------------------------------------------------------
@@ -280,6 +282,11 @@ local creation = {
   advice = "look again later",
   same = { "name" },
   whole = get_plain,
+  -- A list that is left out is none, and an older segment of this name may have one.
+  covers = function(segment, input)
+    return segment.query_dsl == input.query_dsl
+      and match.covers(segment.parent_list_ids or {}, rawget(input, "parent_list_ids") or {})
+  end,
 }
 
 --- Makes a segment. Names are unique: where nobody can tell whether it was made, the segment of that name is looked
@@ -292,46 +299,42 @@ function Segments:create(input)
   return ensure.create(service.bounded(self), input, creation, send_create)
 end
 
--- Seconds between two looks: short at first, since most queries are judged at once.
-local FIRST_PAUSE, LAST_PAUSE, GROWTH = 0.5, 10, 1.6
+-- Seconds between two looks: short at first, since most queries are judged at once. The last look has a moment left.
+local FIRST_PAUSE, LAST_PAUSE, GROWTH, LAST_LOOK = 0.5, 10, 1.6, 0.25
 
--- What a segment's state means: the segment, a failure, or nil while it is open.
-local judgements = {
-  VALID = function(segment)
-    return segment
-  end,
-  INVALID = function(segment)
-    local message = segment.status.error_message
-    return nil, failure.new {
-      kind = "rejected",
-      operation = "segments.wait_valid",
-      message = "the service finds fault with the segment's query: update it",
-      errors = { { field = "query_dsl", message = type(message) == "string" and message or "is invalid" } },
-    }
-  end,
-}
+local function invalid_query(session, segment)
+  local text_of = refusal.texts(function(text)
+    return session.transport:redact(text)
+  end)
+  return failure.new {
+    kind = "rejected",
+    operation = "segments.wait_valid",
+    message = "the service finds fault with the segment's query: update it",
+    errors = { { field = "query_dsl", message = text_of(segment.status.error_message) or "is invalid" } },
+  }
+end
 
-local function judge(segment)
+-- What a segment's state means: the segment, or nil and a failure, or nothing while it is open.
+local function judge(session, segment)
   local state = type(segment.status) == "table" and segment.status.query_validation
-  if type(state) ~= "string" then
+  if state == "VALID" then
+    return segment
+  elseif state == "INVALID" then
+    return nil, invalid_query(session, segment)
+  elseif type(state) ~= "string" then
     return nil, failure.new {
       kind = "protocol",
       operation = "segments.wait_valid",
       message = "the service does not say whether the segment's query is valid",
     }
   end
-  local judgement = judgements[state]
-  if judgement then
-    return judgement(segment)
-  end
 end
 
-local function still_pending(segment, seconds)
+local function still_pending(seconds)
   return failure.new {
     kind = "timeout",
     operation = "segments.wait_valid",
-    message = ("the segment's query is still %s after %.3g s: wait longer (timeout)"):format(
-      segment.status.query_validation, seconds),
+    message = ("the service has not judged the segment's query after %.3g s: wait longer (timeout)"):format(seconds),
   }
 end
 
@@ -340,24 +343,35 @@ local check_wait = service.checker("options", {
   properties = { timeout = { type = "number", minimum = 0.001, maximum = 86400 } },
 })
 
--- Asks until there is a judgement, or no time for another look. The looks come closer again towards the end.
+-- What a look may come to without being the end of it: a service that is down for a moment.
+local passing = { server = true, network = true, timeout = true, rate_limited = true }
+
+-- One look, for no longer than a call of its own may take.
+local function look(segments, id)
+  return get_plain(service.bounded(segments, 1, segments.session.timeout), { id = id })
+end
+
+-- Looks until there is a judgement, or no time for another look. The last one is close to the end.
 local function await(segments, id, seconds)
   local session, pause = segments.session, FIRST_PAUSE
   while true do
-    local segment, failed = get_plain(segments, { id = id })
-    if not segment then
-      return nil, failed
+    local segment, failed = look(segments, id)
+    if segment or not passing[failed.kind] then
+      local valid, invalid = nil, failed
+      if segment then
+        valid, invalid = judge(session, segment)
+      end
+      if valid or invalid then
+        return valid, invalid
+      end
     end
-    local valid, invalid = judge(segment)
     local left = session.deadline - session.now()
-    if valid or invalid then
-      return valid, invalid
-    elseif left <= FIRST_PAUSE then
-      return nil, still_pending(segment, seconds - math.max(0, left))
+    if left <= LAST_LOOK then
+      return nil, failed or still_pending(seconds - math.max(0, left))
     end
-    failed = call.wait(session, "segments.wait_valid", math.min(pause, left / 2))
-    if failed then
-      return nil, failed
+    local ended = call.wait(session, "segments.wait_valid", math.min(pause, left - LAST_LOOK))
+    if ended then
+      return nil, ended
     end
     pause = math.min(pause * GROWTH, LAST_PAUSE)
   end
@@ -370,12 +384,15 @@ end
 ---@return integrations.sendgrid.Segment? segment whose query is valid
 ---@return integrations.Failure? failure
 function Segments:wait_valid(segment_id, options)
-  service.check_self(self, Segments, "segments.wait_valid")
-  local faults = options ~= nil and check_wait(self, "segments.wait_valid", options)
+  local name = "segments.wait_valid"
+  service.check_self(self, Segments, name)
+  local _, id_faults = service.read_argument(self, name, "get", "segment_id", segment_id)
+  local is_given = type(options) ~= "nil"
+  local faults = service.join_faults(id_faults, is_given and check_wait(self, name, options) or nil)
   if faults then
-    return nil, failure.invalid("segments.wait_valid", faults)
+    return nil, failure.invalid(name, faults)
   end
-  local seconds = options and options.timeout or self.session.timeout
+  local seconds = is_given and rawget(options, "timeout") or self.session.timeout
   return await(service.bounded(self, 1, seconds), segment_id, seconds)
 end
 
