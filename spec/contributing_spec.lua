@@ -1,31 +1,11 @@
 -- CONTRIBUTING.md shows how an operation is added: here it is added.
 local clients = require "spec.support.clients"
+local documents = require "spec.support.documents"
 local fake_transport = require "spec.support.fake_transport"
 local faults_of = require "spec.support.faults"
+local process = require "spec.support.process"
 
 local MODULE = "integrations.sendgrid.segments"
-
-local function read_file(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read "*a"
-  file:close()
-  return text
-end
-
-local function load_text(source, name, environment)
-  if rawget(_G, "setfenv") then
-    return setfenv(assert(rawget(_G, "loadstring")(source, name)), environment)
-  end
-  return assert(load(source, name, "t", environment))
-end
-
-local function blocks()
-  local found = {}
-  for block in read_file "CONTRIBUTING.md":gmatch "\n```lua\n(.-)\n```" do
-    found[#found + 1] = block
-  end
-  return found
-end
 
 -- The module's source with the block put where its first line says.
 local function with(source, block)
@@ -46,9 +26,10 @@ describe("CONTRIBUTING.md", function()
   end)
 
   it("adds an operation by a declaration and a spec", function()
-    local schema, operation, spec = (table.unpack or unpack)(blocks())
-    local source = with(with(read_file "lua/integrations/sendgrid/segments.lua", schema), operation)
-    package.loaded[MODULE] = load_text(source, "=segments", _G)()
+    local blocks = documents.blocks(process.read_file "CONTRIBUTING.md", "lua")
+    local schema, operation, spec = (table.unpack or unpack)(blocks)
+    local source = with(with(process.read_file "lua/integrations/sendgrid/segments.lua", schema), operation)
+    package.loaded[MODULE] = documents.load(source, "=segments", _G)()
     package.loaded["integrations.sendgrid"] = nil
     local sendgrid = require "integrations.sendgrid"
 
@@ -71,7 +52,7 @@ describe("CONTRIBUTING.md", function()
         return sg.segments, transport.requests
       end,
     }, { __index = _G })
-    load_text(spec, "=spec", environment)()
+    documents.load(spec, "=spec", environment)()
     assert.is_true(ran)
   end)
 end)

@@ -1,5 +1,8 @@
 local cjson = require("cjson.safe").new()
+local emulated = require "spec.support.emulated"
 local emulators = require "integrations.emulator"
+
+local expect = emulated.expect
 
 local BASE = "http://127.0.0.1:1/api/v1/integrations."
 local FIRST, SECOND = "EmuIntegratn00001", "EmuIntegratn00002"
@@ -56,16 +59,9 @@ describe("the emulator's Rocket.Chat", function()
   --- Sends a request as a correct client would; a body that is a table is sent as JSON, `headers` overrides, false
   --- leaves a header out.
   local function call(method, path, body, headers)
-    local sent = { ["x-user-id"] = "emulator", ["x-auth-token"] = "RC.emulator.full" }
-    if body then sent["content-type"] = "application/json" end
-    for name, value in pairs(headers or {}) do sent[name] = value or nil end
     if type(body) == "table" then body = cjson.encode(body) end
-    return emulator:handle { method = method, url = BASE .. path, headers = sent, body = body }
-  end
-
-  local function expect(status, body, response)
-    assert.same({ status, body }, { response.status, response.body })
-    assert.equal("application/json", response.headers["content-type"])
+    return emulated.ask(emulator, { ["x-user-id"] = "emulator", ["x-auth-token"] = "RC.emulator.full" },
+      { method = method, url = BASE .. path, body = body, headers = headers })
   end
 
   --- The integration in an answer that has to be a success.

@@ -1,5 +1,8 @@
 local cjson = require("cjson.safe").new()
+local emulated = require "spec.support.emulated"
 local emulators = require "integrations.emulator"
+
+local expect = emulated.expect
 
 local BASE = "http://127.0.0.1:1/v3/marketing/segments/2.0"
 local QUERY = "SELECT contact_id, updated_at FROM contact_data"
@@ -36,17 +39,9 @@ describe("the emulator's segments", function()
 
   before_each(function() emulator = emulators.new() end)
 
-  --- Sends a request as a correct client would; `headers` overrides, false leaves a header out.
   local function call(method, path, body, headers)
-    local sent = { authorization = "Bearer SG.emulator.full", accept = "application/json" }
-    if body then sent["content-type"] = "application/json" end
-    for name, value in pairs(headers or {}) do sent[name] = value or nil end
-    return emulator:handle { method = method, url = BASE .. path, headers = sent, body = body }
-  end
-
-  local function expect(status, body, response)
-    assert.same({ status, body }, { response.status, response.body })
-    assert.equal(body ~= "" and "application/json" or nil, response.headers["content-type"])
+    return emulated.ask(emulator, { authorization = "Bearer SG.emulator.full", accept = "application/json" },
+      { method = method, url = BASE .. path, body = body, headers = headers })
   end
 
   local function create(name, more, headers)

@@ -1,5 +1,8 @@
 local cjson = require("cjson.safe").new()
+local emulated = require "spec.support.emulated"
 local emulators = require "integrations.emulator"
+
+local expect = emulated.expect
 
 local BASE = "http://127.0.0.1:1/v3/marketing/integrations"
 local NO_SCOPE = "access forbidden. please ensure you have the correct scopes defined. see "
@@ -29,12 +32,9 @@ describe("the emulator", function()
 
   before_each(function() emulator = emulators.new() end)
 
-  --- Sends a request as a correct client would; `headers` overrides, false leaves a header out.
   local function call(method, path, body, headers)
-    local sent = { authorization = "Bearer SG.emulator.full", accept = "application/json" }
-    if body then sent["content-type"] = "application/json" end
-    for name, value in pairs(headers or {}) do sent[name] = value or nil end
-    return emulator:handle { method = method, url = BASE .. path, headers = sent, body = body }
+    return emulated.ask(emulator, { authorization = "Bearer SG.emulator.full", accept = "application/json" },
+      { method = method, url = BASE .. path, body = body, headers = headers })
   end
 
   local function create(body, headers)
@@ -49,11 +49,6 @@ describe("the emulator", function()
       found[index] = integration.integration_id
     end
     return found
-  end
-
-  local function expect(status, body, response)
-    assert.same({ status, body }, { response.status, response.body })
-    assert.equal(body ~= "" and "application/json" or nil, response.headers["content-type"])
   end
 
   describe("keeps integrations:", function()

@@ -1,32 +1,11 @@
 -- The README's examples are run and its tables compared with the code, so that they stay true.
+local documents = require "spec.support.documents"
 local emulator = require "integrations.emulator"
 local sendgrid = require "integrations.sendgrid"
+local process = require "spec.support.process"
 local rocketchat = require "integrations.rocketchat"
 
-local function read_file(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read "*a"
-  file:close()
-  return text
-end
-
-local readme = read_file "README.md"
-
--- Loads Lua source with an environment, on any Lua.
-local function load_with(source, name, environment)
-  if rawget(_G, "setfenv") then
-    return setfenv(assert(rawget(_G, "loadstring")(source, name)), environment)
-  end
-  return assert(load(source, name, "t", environment))
-end
-
-local function blocks(language)
-  local found = {}
-  for block in readme:gmatch("\n```" .. language .. "\n(.-)\n```") do
-    found[#found + 1] = block
-  end
-  return found
-end
+local readme = process.read_file "README.md"
 
 describe("README.md", function()
   -- What the examples see: the real modules, with the emulator in place of the services; what they print is kept.
@@ -64,11 +43,11 @@ describe("README.md", function()
   -- Each example may use what an earlier one made, as a reader would.
   it("has examples that work and print what they say", function()
     local environment, printed = new_environment()
-    local examples = blocks "lua"
+    local examples = documents.blocks(readme, "lua")
     assert.equal(10, #examples)
     for i, example in ipairs(examples) do
       local shared = example:gsub("^local ", ""):gsub("\nlocal ", "\n")
-      load_with(shared, "=example " .. i, environment)()
+      documents.load(shared, "=example " .. i, environment)()
     end
     local expected = {
       "5a1234",
@@ -126,7 +105,7 @@ describe("README.md", function()
 
   it("has every option of the emulator", function()
     local options = {}
-    local class = read_file "lua/integrations/emulator/init.lua":match "integrations.emulator.Options\n(.-)\n\n"
+    local class = process.read_file "lua/integrations/emulator/init.lua":match "integrations.emulator.Options\n(.-)\n\n"
     for name in class:gmatch "%-%-%-@field ([%w_]+)" do
       options[name] = true
     end
@@ -157,7 +136,7 @@ describe("README.md", function()
           assert.truthy(row, "there is no row of " .. call)
           local request = ("%s %s"):format(operation.method, operation.path)
           assert.truthy(row:find("`" .. request .. "`", 1, true) or row:find("`" .. request .. "?", 1, true), call)
-          local examples = table.concat(blocks "lua", "\n")
+          local examples = table.concat(documents.blocks(readme, "lua"), "\n")
           assert.truthy(examples:find(call .. "[%s({\"]"), "there is no example of " .. call)
         end
       end
@@ -166,7 +145,7 @@ describe("README.md", function()
 
   it("has every kind of failure, and every event", function()
     local kinds = {}
-    local source = read_file "lua/integrations/failure.lua"
+    local source = process.read_file "lua/integrations/failure.lua"
     for kind in source:match("%-%-%-@alias integrations.Kind\n(.-)\n\n"):gmatch '| "([%w_]+)"' do
       kinds[kind] = true
     end
