@@ -343,7 +343,7 @@ describe("ensure.create", function()
   local function read_failure(operation, response)
     local kinds = { [400] = "rejected", [500] = "server" }
     return failure.new { kind = kinds[response.status], operation = operation.name, status = response.status,
-      message = "no" }
+      message = "no" }, { is_sure = true }
   end
 
   -- What answers to each method: a list of answers, of which the last one repeats.

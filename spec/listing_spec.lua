@@ -38,7 +38,8 @@ local Paged = define {
 }
 
 local function read_failure(operation, response)
-  return failure.new { kind = "server", operation = operation.name, status = response.status, message = "no" }
+  local failed = failure.new { kind = "server", operation = operation.name, status = response.status, message = "no" }
+  return failed, { is_sure = true }
 end
 
 local function new(class, answers, options)

@@ -338,6 +338,24 @@ describe("integrations.rocketchat.integrations", function()
       assert.same({ "invalid", "nothing was changed", 1 }, { failed.kind, failed.message, #requests })
     end)
 
+    it("never makes it another one", function()
+      for _, strict in ipairs { true, false } do
+        local integrations, requests = answered({ thing "webhook-outgoing" }, { strict = strict })
+        for _, fields in ipairs { { type = "webhook-incoming" }, { integrationId = "b" }, { target_url = "u" } } do
+          local _, failed = integrations:change("a", fields)
+          assert.same({ "invalid", (next(fields)) }, { failed.kind, failed.errors[1].field })
+        end
+        assert.equal(0, #requests)
+      end
+    end)
+
+    it("keeps a field that an older server has under its older name", function()
+      local integrations, requests = answered { { status = 200, body = cjson.encode { success = true,
+        integration = with(outgoing { _id = "a" }, { targetChannel = "#o" }) } } }
+      assert(integrations:change("a", { name = "b" }))
+      assert.truthy(requests[2].body:find('"targetRoom":"#o"', 1, true))
+    end)
+
     it("lets them pass where the client is lenient", function()
       local integrations, requests = answered({ thing "webhook-incoming" }, { strict = false })
       assert(integrations:change("a", { brandNew = true }))
@@ -363,6 +381,10 @@ describe("integrations.rocketchat.integrations", function()
         "retryCount: must be a number, not a string, as the server has it: give another value",
         "token: must have at least 1 character, not 0, as the server has it: give another value",
       }, faults_of(failed))
+      integrations = answered { odd { urls = { ["RC.emulator.full"] = 1 } } }
+      _, failed = integrations:change("a", { name = "b" })
+      assert.same({ "invalid", "integrations.change" }, { failed.kind, failed.operation })
+      assert.is_nil(tostring(failed):find("RC.emulator.full", 1, true))
     end)
 
     it("writes nothing where the integration is of no known type, or cannot be read", function()

@@ -137,7 +137,7 @@ describe("integrations.rocketchat", function()
       { 400, [[{"success":false,"error":"must have required property 'a'\n/b must be boolean\n ]]
         .. [[must have required property 'a'\n must match exactly one schema in oneOf [invalid-params]"}]], "rejected",
         "found fault", { "a: is required", "b: must be boolean" } },
-      { 400, [[{"success":false,"error":"missing key 'name'"}]], "rejected", "found fault",
+      { 400, [[{"success":false,"error":"missing key 'name'"}]], "rejected", "failed while it worked",
         { "-: missing key 'name'" } },
       { 400, '{"success":false,"error":"Not allowed","errorType":"error-action-not-allowed"}', "forbidden", may_not,
         { "-: Not allowed [error-action-not-allowed]" } },
@@ -185,7 +185,14 @@ describe("integrations.rocketchat", function()
       { '{"success":false,"error":"Invalid integration type."}', "not_applied" },
       { '{"success":false,"error":"An integrationId or target_url needs to be provided."}', "not_applied" },
       { '{"success":false,"error":"No integration found."}', "not_applied" },
-      { '{"success":false}', "not_applied" },
+      { '{"success":false,"error":"Cannot write [x]"}', "unknown" },
+      { '{"success":false,"error":"Script error: needs to be provided"}', "unknown" },
+      { '{"success":false}', "unknown" },
+      { '{"success":false,"error":5}', "unknown" },
+      { '{"success":false,"err', "unknown" },
+      { "", "unknown" },
+      { "[]", "not_applied" },
+      { '{"errors":["a gateway"]}', "not_applied" },
       { "<html>", "not_applied" },
     }
     for i, case in ipairs(thrown) do
@@ -193,6 +200,7 @@ describe("integrations.rocketchat", function()
         local rc, requests = new({ { status = 400, body = case[1] } }, { max_attempts = 3, retry_writes = true })
         local _, failed = rc.integrations:delete("webhook-incoming", "x")
         assert.same({ case[2], 1 }, { failed.outcome, #requests })
+        assert.equal(case[2] == "unknown", failed.message:find("failed while it worked", 1, true) ~= nil)
         assert.equal("not_applied", select(2, rc.integrations:get "x").outcome)
       end)
     end
@@ -205,6 +213,9 @@ describe("integrations.rocketchat", function()
         assert.same({ "rejected", call[1] == "delete" and "unknown" or "not_applied" }, { failed.kind, failed.outcome })
         assert.same({ "-: boom" }, faults_of(failed))
       end
+      rc = new { { status = 200, body = '{"success":false,"error":"not_authorized"}' } }
+      assert.same({ "forbidden", "unknown" }, { select(2, rc.integrations:delete("webhook-incoming", "x")).kind,
+        select(2, rc.integrations:delete("webhook-incoming", "x")).outcome })
     end)
 
     it("says when the rate limit ends, which is told in milliseconds", function()

@@ -265,6 +265,7 @@ describe("integrations.sendgrid.segments", function()
     local others = {
       { "is not there", { lost, list_of "Bonn" }, "the list does not show it: look again later" },
       { "has another query", { lost, list_of "Berlin", segment { query_dsl = "x" } }, 'there is one, "s1"' },
+      { "is another one", { lost, list_of "Berlin", segment { name = "Bonn" } }, 'there is one, "s1"' },
       { "has another list", { lost, list_of "Berlin", segment { parent_list_ids = { "l2" } } }, 'there is one, "s1"' },
       { "cannot be read", { lost, list_of "Berlin", { status = 401 } }, "nor could be read what became of it" },
       { "is in no list", { lost, { status = 500 } }, "nor could be read what became of it" },
@@ -341,7 +342,8 @@ describe("integrations.sendgrid.segments", function()
         local segments, requests, _, clock = answered { pending }
         local _, failed = segments:wait_valid("s1", case[1])
         assert.same({ "timeout", "not_applied" }, { failed.kind, failed.outcome })
-        assert.truthy(failed.message:find("has not judged the segment's query after ", 1, true), failed.message)
+        assert.truthy(failed.message:find(("query within %.3g s"):format(case[2]), 1, true), failed.message)
+        assert.equal(#requests, failed.attempts)
         assert.is_true(clock.now - 100 <= case[2] and clock.now - 100 > case[2] - 0.3, clock.now)
         assert.is_true(#requests >= 2)
       end
@@ -363,6 +365,16 @@ describe("integrations.sendgrid.segments", function()
       segments = answered { down }
       assert.same({ "server", 503 }, { select(2, segments:wait_valid "s1").kind,
         select(2, segments:wait_valid "s1").status })
+    end)
+
+    it("asks again when the service wants to be asked", function()
+      local later = { status = 429, headers = { ["retry-after"] = "7" } }
+      local segments, requests, sleeps = answered { later, segment() }
+      assert(segments:wait_valid "s1")
+      assert.same({ 2, { 7 } }, { #requests, sleeps })
+      segments, requests, sleeps = answered { later }
+      local _, failed = segments:wait_valid("s1", { timeout = 5 })
+      assert.same({ "rate_limited", 7, 1, 0 }, { failed.kind, failed.retry_after, #requests, #sleeps })
     end)
 
     it("repeats nothing of the service's words that is secret, or too long to read", function()

@@ -10,6 +10,7 @@ local Things = service.define {
   refused = function(body)
     return body.ok == false
   end,
+  unsure_statuses = { [400] = true },
   schemas = {
     Thing = {
       type = "object",
@@ -78,7 +79,7 @@ local function read_failure(operation, response)
   return failure.new {
     kind = row and row[1] or kinds[response.status] or "rejected",
     operation = operation.name, status = response.status, message = row and row[2] or "no",
-  }, { gone = response.status == 404 and response.body ~= "another", unsure = response.body == "thrown" }
+  }, { gone = response.status == 404 and response.body ~= "another", is_sure = response.body ~= "thrown" }
 end
 
 -- With one answer to each request, or a list of them.
@@ -435,6 +436,10 @@ describe("integrations.service", function()
       assert.equal("unknown", select(2, new(refused):create { name = "a" }).outcome)
       assert.equal("not_applied", select(2, new(refused):list()).outcome)
       assert.equal("not_applied", select(2, new({ status = 400, body = "" }):create { name = "a" }).outcome)
+      for status, outcome in pairs { [400] = "unknown", [403] = "not_applied", [200] = "applied" } do
+        local cut = { problem = { code = "CURLE_PARTIAL_FILE", message = "m", sent = true, status = status } }
+        assert.equal(outcome, select(2, new(cut):create { name = "a" }).outcome)
+      end
     end)
 
     it("of 2xx that says that nothing came of it is a refusal, of which nobody knows more", function()

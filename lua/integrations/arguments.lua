@@ -263,7 +263,7 @@ end
 
 -- In the order of the declaration; what only a lenient client lets through follows.
 places.options = function(argument, value, state)
-  if value == nil then
+  if type(value) == "nil" then -- LuaJIT's NULL pointers equal nil, too
     return
   end
   local options = type(value) == "table" and arguments.merge(value) or value

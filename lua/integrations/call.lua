@@ -189,7 +189,8 @@ local function attempt(session, operation, request, deadline)
   give_back(session, operation, response)
   if not response then
     local failed = failure.from_transport(operation.name, problem)
-    failed.outcome = outcome_of(operation, problem.sent ~= false, failed.status)
+    local is_unsure = operation.unsure_statuses and operation.unsure_statuses[failed.status or 0]
+    failed.outcome = outcome_of(operation, problem.sent ~= false, not is_unsure and failed.status or nil)
     return nil, failed, problem
   end
   local result, failed, unsure = operation.read(session, operation, response, request)
@@ -305,7 +306,7 @@ end
 --- Sends a request until it has an answer, may not be repeated, or the deadline is there.
 ---@param session table transport, now, timeout, deadline?, max_attempts, retry_writes?, budget, rate_limit?, random?,
 ---  on_event?
----@param operation table name, safe, idempotent?, read
+---@param operation table name, safe, idempotent?, unsure_statuses?, read
 ---@param request integrations.Request timeout_ms, timed, attempts and doubtful are set here
 ---@return any result
 ---@return integrations.Failure? failure

@@ -2,6 +2,7 @@
 --- their fields. `run` looks first, so that it can be repeated; `create` only afterwards.
 local failure = require "integrations.failure"
 local match = require "integrations.match"
+local refusal = require "integrations.refusal"
 local service = require "integrations.service"
 
 local ensure = {}
@@ -61,11 +62,11 @@ local function find_same(things, input, declaration)
   return same
 end
 
-local function ambiguous(same, declaration, outcome)
-  local errors = {}
+local function ambiguous(things, same, declaration, outcome)
+  local errors, text_of = {}, refusal.texts_of(things.session)
   for i, thing in ipairs(same) do
-    local id = thing[declaration.identity]
-    errors[i] = { id = id, message = ('"%s" is called "%s"'):format(id, tostring(thing[declaration.title])) }
+    local id, title = text_of(thing[declaration.identity]) or "", text_of(thing[declaration.title]) or ""
+    errors[i] = { id = id, message = ('"%s" is called "%s"'):format(id, title) }
   end
   return failure.new {
     kind = "ambiguous",
@@ -81,7 +82,7 @@ end
 local function look(things, input, declaration, outcome)
   local same, unseen = find_same(things, input, declaration)
   if same and #same > 1 then
-    return nil, ambiguous(same, declaration, outcome)
+    return nil, ambiguous(things, same, declaration, outcome)
   end
   local thing = same and same[1]
   if thing and declaration.whole then
@@ -90,13 +91,14 @@ local function look(things, input, declaration, outcome)
   return thing, unseen
 end
 
-local function settlement(thing, unseen, declaration)
+local function settlement(things, thing, unseen, declaration)
   if unseen then
     return "nor could be read what became of it: " .. unseen.message
   elseif not thing then
     return "the list does not show it: " .. declaration.advice
   end
-  return ('there is one, "%s", but not as wanted: %s'):format(thing[declaration.identity], declaration.advice)
+  local id = refusal.texts_of(things.session)(thing[declaration.identity])
+  return ('there is one, "%s", but not as wanted: %s'):format(id, declaration.advice)
 end
 
 -- After a write whose answer cannot be trusted. That the thing is not there yet proves nothing: the
@@ -113,7 +115,7 @@ local function settle(things, input, declaration, done, failed)
     return thing, done
   end
   failed.outcome = "unknown"
-  failed.message = failed.message .. "; " .. settlement(thing, unseen, declaration)
+  failed.message = failed.message .. "; " .. settlement(things, thing, unseen, declaration)
   return nil, failed
 end
 
@@ -166,7 +168,7 @@ function ensure.run(things, input, declaration)
   if not same then
     return nil, failed
   elseif #same > 1 then
-    return nil, ambiguous(same, declaration, "not_applied")
+    return nil, ambiguous(things, same, declaration, "not_applied")
   elseif #same == 0 then
     return write(things, input, declaration, "created", "create", input)
   end

@@ -1,4 +1,4 @@
---- What a response other than 2xx means, as a service declares it.
+--- What a response means that refuses, as a service declares it.
 local failure = require "integrations.failure"
 local json = require "integrations.json"
 local match = require "integrations.match"
@@ -12,12 +12,12 @@ local refusal = {}
 ---@field wordings integrations.refusal.Wording[] what some words say better than the status; the first that fits counts
 ---@field faults fun(body: table, operation: table, request: table,
 ---  text_of: fun(value: any): string?): integrations.Fault[] all that a body names
----@field names? fun(body: table): string[] what the server calls the error, in lower case
+---@field names? fun(body: table, text_of: fun(value: any): string?): string[] what the server calls the error, in
+---  lower case
+---@field is_sure? fun(body: table?, response: integrations.Response): boolean whether a refusal in no wording was made
+---  before anything was done; asked of the service's `unsure_statuses`. No body: it is not JSON
 ---@field request_id fun(body: table, headers: table<string, string>, text_of: fun(value: any): string?): string? what
 ---  the server calls the request
-
----@field is_unsure? fun(body: table, status: integer): boolean whether a refusal in no wording may hide that something
----  was done
 
 ---@class integrations.refusal.Row
 ---@field [1] integrations.Kind
@@ -52,6 +52,8 @@ local no_text = { [""] = true, ["null"] = true, request = true }
 -- More than a person reads: cut, so that no answer can make its own reading slow.
 local MAX_TEXT = 4096
 
+local UNSURE = "the service refused, or failed while it worked: it does not say which"
+
 --- The server's words, without the credentials, which they may repeat. Cut afterwards: half a key is one, too.
 ---@param redact fun(text: string): string
 ---@return fun(value: any): string? text_of nil where there are none
@@ -68,8 +70,9 @@ local function row_of(declaration, operation, status)
     or (status < 500 and other_4xx or other_5xx)
 end
 
+-- A refusal that comes with a 2xx is read like one that comes with a 400.
 local function fits(row, failed, names)
-  if not row.statuses[failed.status] then
+  if not row.statuses[failed.status < 300 and 400 or failed.status] then
     return false
   end
   for _, word in ipairs(row.words or {}) do
@@ -85,8 +88,8 @@ local function fits(row, failed, names)
   return false
 end
 
-local function wording_of(declaration, failed, body)
-  local names = declaration.names and declaration.names(body) or {}
+local function wording_of(declaration, failed, body, text_of)
+  local names = declaration.names and declaration.names(body, text_of) or {}
   for _, row in ipairs(declaration.wordings) do
     if fits(row, failed, names) then
       return row
@@ -94,31 +97,38 @@ local function wording_of(declaration, failed, body)
   end
 end
 
--- What the words say better. Returns what is to be known of the refusal besides.
-local function judge(declaration, failed, body, row, text_of)
-  local wording = wording_of(declaration, failed, body)
+-- Says what the words say better. Returns whether there were any.
+local function apply(wording, failed, body, text_of)
   if not wording then
-    return { gone = row.gone, unsure = declaration.is_unsure and declaration.is_unsure(body, failed.status) }
+    return false
   end
   failed.kind = wording.kind or failed.kind
   failed.message = wording.message or failed.message
   if wording.describe then
     wording.describe(body, failed, text_of)
   end
-  return { gone = wording.gone }
+  return true
+end
+
+--- The same for what a session's service says in an answer that is no refusal.
+---@param session table
+---@return fun(value: any): string? text_of
+function refusal.texts_of(session)
+  return refusal.texts(function(text)
+    return session.transport:redact(text)
+  end)
 end
 
 --- Makes the function of a client's declaration that reads a refusal.
 ---@param declaration integrations.refusal.Declaration
 ---@param address string the client's option that holds the service's address
 ---@return fun(operation: table, response: integrations.Response, request: table,
----  redact: fun(text: string): string): integrations.Failure, { gone: boolean?, unsure: boolean? }
+---  redact: fun(text: string): string): integrations.Failure, { gone: boolean?, is_sure: boolean }
 function refusal.reader(declaration, address)
   return function(operation, response, request, redact)
-    local body = json.decode(response.body)
-    local is_json = type(body) == "table"
+    local decoded = json.decode(response.body)
+    local body = type(decoded) == "table" and decoded or {}
     local text_of = refusal.texts(redact)
-    body = is_json and body or {}
     local row = row_of(declaration, operation, response.status)
     local failed = failure.new {
       kind = row[1],
@@ -129,12 +139,16 @@ function refusal.reader(declaration, address)
       retry_after = retry.after(response, os.time()),
       request_id = declaration.request_id(body, response.headers, text_of),
     }
-    local verdict = judge(declaration, failed, body, row, text_of)
-    if not is_json then
+    local wording = wording_of(declaration, failed, body, text_of)
+    local is_doubted = operation.unsure_statuses and operation.unsure_statuses[response.status]
+    local is_sure = apply(wording, failed, body, text_of) or not is_doubted
+      or declaration.is_sure(type(decoded) == "table" and decoded or nil, response)
+    failed.message = is_sure and failed.message or UNSURE
+    if type(decoded) ~= "table" then
       -- First, since it says more than the status: that one may be somebody else's.
       failed.message = service.describe_body(response.body) .. "; " .. failed.message
     end
-    return failed, verdict
+    return failed, { gone = (wording or row).gone, is_sure = is_sure }
   end
 end
 

@@ -62,13 +62,12 @@ local wordings = {
       "error-action-not-allowed", "error-not-allowed" } },
 }
 
-local MAX_SENTENCE = 4096
-
 -- What a server calls an error: `errorType`, the same in brackets at the end of its sentence, or all of a short one.
-local function names_of(body)
+local function names_of(body, text_of)
   local names = {}
-  for _, text in ipairs { body.errorType or false, body.error or false } do
-    if type(text) == "string" and #text <= MAX_SENTENCE then
+  for _, value in ipairs { body.errorType or false, body.error or false } do
+    local text = text_of(value)
+    if text then
       names[#names + 1] = text:lower():match "%[([%w_%-]+)%]%s*$"
       names[#names + 1] = text:lower():gsub("%.%s*$", "")
     end
@@ -76,23 +75,27 @@ local function names_of(body)
   return names
 end
 
--- The server answers 400 to whatever is thrown while it works, also after it has written. What it found wrong before
--- has a name, or is one of these sentences.
+-- What the server says where it has found something wrong before it wrote.
 local checked_before = {
-  "^match error", "^invalid integration type", "^invalid integration id", "needs to be provided",
+  "%[error%-[%w%-]+%]%s*$", "%[invalid%-params%]%s*$", "^match error", "^invalid integration type",
+  "^invalid integration id", "^an integrationid or target_url needs to be provided",
 }
 
-local function is_unsure(body, status)
-  local text = body.success == false and type(body.error) == "string" and body.error:lower()
-  if status ~= 400 or not text or type(body.errorType) == "string" or text:find "%[[%w_%-]+%]%s*$" then
-    return false
+-- The server answers 400 to whatever is thrown while it works, also after it has written. A body of another shape is
+-- not the server's, so that nothing has reached it.
+local function is_sure(body, response)
+  if not body then
+    return response.body:find "^%s*<" ~= nil
+  elseif body.success ~= false or type(body.errorType) == "string" then
+    return true
   end
+  local text = type(body.error) == "string" and body.error:sub(1, 4096):lower() or ""
   for _, pattern in ipairs(checked_before) do
     if text:find(pattern) then
-      return false
+      return true
     end
   end
-  return true
+  return false
 end
 
 -- How servers name a field that is missing (the newer ones, and the older) or wrong.
@@ -171,7 +174,7 @@ local Client = client.define {
     return { ["X-User-Id"] = given.user_id, ["x-2fa-method"] = factor and factor.method }
   end,
   refusals = { statuses = statuses, wordings = wordings, faults = read_faults, names = names_of,
-    is_unsure = is_unsure, request_id = request_id_of },
+    is_sure = is_sure, request_id = request_id_of },
   response_headers = { "x-request-id" },
   services = {
     integrations = require "integrations.rocketchat.integrations",

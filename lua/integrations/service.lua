@@ -2,7 +2,8 @@
 --- read; who sends it is not known here.
 ---
 --- A declaration: `name`, `schemas`, `forms` (by a field's name, see integrations.Form), `refused` (whether the body of
---- a 2xx answer says that nothing came of it), and `operations`, each with
+--- a 2xx answer says that nothing came of it), `unsure_statuses` (those that a service may also give after it has
+--- written: the answer has to say that it has not), and `operations`, each with
 ---   method, path             `/v3/…/{id}`, as in the API's document
 ---   parameters               { name, in = "path"|"query"|"body", schema, required?, many? }, each an argument. Of a
 ---                            query those that are not `required` are fields of one table, the last argument. A field
@@ -20,8 +21,8 @@
 ---   statuses                 what a status means here: { kind, message }, see integrations.refusal
 ---   idempotent               sent twice it does no more than once: such a write may be repeated
 ---                            where the caller allows it (option retry_writes). A GET always is
----   once_with                a field of the body with which a second request may mean something else: it is never
----                            repeated then
+---   once_with                a field of the body with which a second request may mean something else: after an unknown
+---                            outcome it is not repeated then
 ---   removes                  what it is about is gone afterwards
 ---@see integrations.sendgrid.integrations
 local arguments = require "integrations.arguments"
@@ -149,10 +150,10 @@ local function read_refusal(session, operation, response, request)
   local failed, verdict = session.read_failure(operation, response, request, function(text)
     return session.transport:redact(text)
   end)
-  if is_gone(operation, verdict or {}, request, response) then
+  if is_gone(operation, verdict, request, response) then
     return true
   end
-  return nil, failed, verdict and verdict.unsure
+  return nil, failed, not verdict.is_sure
 end
 
 local function read_success(session, operation, response, request)
@@ -162,8 +163,8 @@ local function read_success(session, operation, response, request)
   end
   local body = json.decode(response.body)
   if operation.refused and type(body) == "table" and operation.refused(body) then
-    local _, failed = read_refusal(session, operation, response, request)
-    return nil, failed, true
+    local result, failed = read_refusal(session, operation, response, request)
+    return result, failed, true
   end
   local result
   if declared then
@@ -202,6 +203,7 @@ local function compile_operation(declaration, name, declared)
     statuses = declared.statuses,
     safe = declared.method == "GET",
     refused = declaration.refused,
+    unsure_statuses = declaration.unsure_statuses or {},
     idempotent = declared.idempotent,
     once_with = declared.once_with,
     removes = declared.removes,

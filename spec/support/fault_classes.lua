@@ -35,6 +35,7 @@ local classes = {
   failing_once = { kind = "server", read = works(2), create = UNKNOWN, change = UNKNOWN, by_choice = works(2) },
   unsupported = { kind = "server", read = REFUSED, create = UNKNOWN, change = UNKNOWN, by_choice = UNKNOWN },
   refused = all(REFUSED),
+  refused_perhaps = { read = REFUSED, create = UNKNOWN, change = UNKNOWN, by_choice = UNKNOWN },
   limited = all(RETRIED, "rate_limited"),
   limited_for_long = all(REFUSED, "rate_limited"),
   redirected = all(REFUSED, "protocol"),

@@ -196,6 +196,11 @@ faults.refused = {
   { "400 that repeats the key", kind = "rejected", speaks_of_key = true, play = { answers.status(400,
     { ["x-request-id"] = KEY }, ('{"id":"%s","errors":[{"message":"bad header Bearer %s","field":"%s"}]}'):format(KEY,
       KEY, KEY)) } },
+  -- Rocket.Chat answers 400 to whatever is thrown, and only its words tell.
+  { "400 cut short", kind = "any", ["rocketchat.update"] = "refused_perhaps",
+    play = { answers.status_cut(400), "close" } },
+  { "400 without words", kind = "rejected", ["rocketchat.update"] = "refused_perhaps",
+    play = { answers.status(400, {}, '{"success":false}') } },
   -- The status is the answer, however it goes on.
   { "403 cut short", kind = "any", play = { answers.status_cut(403), "close" } },
   { "404 cut short", kind = "any", play = { answers.status_cut(404), PAUSE, "reset" } },

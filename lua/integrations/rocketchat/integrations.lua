@@ -3,6 +3,7 @@
 local arguments = require "integrations.arguments"
 local failure = require "integrations.failure"
 local listing = require "integrations.listing"
+local refusal = require "integrations.refusal"
 local service = require "integrations.service"
 
 -- ---- schemas --------------------------------------------------------------------------------
@@ -229,6 +230,7 @@ local Integrations = service.define {
   refused = function(body)
     return body.success == false
   end,
+  unsure_statuses = { [400] = true },
   operations = {
     list = {
       method = "GET",
@@ -289,11 +291,13 @@ local check_change = service.checker("fields", Change, forms)
 local function updatable(integration, properties)
   local input = {}
   for name in pairs(properties) do
-    if not which[name] and not (forms[name] and forms[name].name) then
+    local form = forms[name]
+    local is_older = form and form.name and integration[form.name] ~= nil
+    if not which[name] and not is_older then
       input[name] = integration[name]
     end
   end
-  return input
+  return arguments.in_form(input, forms)
 end
 
 -- Fields that only the other kind of webhook has.
@@ -313,14 +317,27 @@ local function unchanged(name, faults)
   return failed
 end
 
--- A fault of what the caller did not give is the server's own.
-local function of_the_server(name, failed, fields)
+-- A fault of what the caller did not give is the server's own, and so are its words.
+local function of_the_server(self, name, failed, fields)
+  local text_of = refusal.texts_of(self.session)
   for _, fault in ipairs(failed.errors) do
     if rawget(fields, fault.field:match "^[%w_]*") == nil then
-      fault.message = fault.message .. ", as the server has it: give another value"
+      fault.field = text_of(fault.field)
+      fault.message = text_of(fault.message) .. ", as the server has it: give another value"
     end
   end
   return unchanged(name, failed.errors)
+end
+
+-- Also where the client is lenient: with another type or id it would be another one.
+local function check_fixed(fields)
+  local faults = {}
+  for _, field in ipairs { "type", "integrationId", "target_url" } do
+    if type(fields) == "table" and rawget(fields, field) ~= nil then
+      faults[#faults + 1] = { field = field, message = "says which one it is, and cannot be changed" }
+    end
+  end
+  return faults
 end
 
 --- Changes the given fields, and leaves all others as they are: reads, merges and writes, since the server may clear
@@ -333,7 +350,7 @@ function Integrations:change(integrationId, fields)
   local name = "integrations.change"
   service.check_self(self, Integrations, name)
   local _, id_faults = service.read_argument(self, name, "get", "integrationId", integrationId)
-  local faults = service.join_faults(id_faults, check_change(self, name, fields))
+  local faults = service.join_faults(id_faults, check_change(self, name, fields) or check_fixed(fields))
   if faults then
     return nil, failure.invalid(name, faults)
   end
@@ -345,7 +362,7 @@ function Integrations:change(integrationId, fields)
   local variant = IntegrationUpdate.discriminator.mapping[current.type]
   if not variant then
     return nil, failure.new { kind = "protocol", operation = name,
-      message = "the integration is of a type that this version does not know: use update" }
+      message = "the integration is of a type that this version does not know: use update, with strict = false" }
   end
   faults = self.session.strict ~= false and misplaced(fields, current.type, variant.properties)
   if faults then
@@ -357,7 +374,7 @@ function Integrations:change(integrationId, fields)
   local changed
   changed, failed = bounded:update(integrationId, sent)
   if failed and failed.kind == "invalid" and failed.errors[1] then
-    return nil, of_the_server(name, failed, fields)
+    return nil, of_the_server(self, name, failed, fields)
   elseif failed then
     return nil, failed
   end

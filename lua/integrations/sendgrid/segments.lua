@@ -6,6 +6,7 @@ local failure = require "integrations.failure"
 local listing = require "integrations.listing"
 local match = require "integrations.match"
 local refusal = require "integrations.refusal"
+local retry = require "integrations.retry"
 local service = require "integrations.service"
 
 -- ---- schemas --------------------------------------------------------------------------------
@@ -284,7 +285,7 @@ local creation = {
   whole = get_plain,
   -- A list that is left out is none, and an older segment of this name may have one.
   covers = function(segment, input)
-    return segment.query_dsl == input.query_dsl
+    return segment.name == input.name and segment.query_dsl == input.query_dsl
       and match.covers(segment.parent_list_ids or {}, rawget(input, "parent_list_ids") or {})
   end,
 }
@@ -303,14 +304,12 @@ end
 local FIRST_PAUSE, LAST_PAUSE, GROWTH, LAST_LOOK = 0.5, 10, 1.6, 0.25
 
 local function invalid_query(session, segment)
-  local text_of = refusal.texts(function(text)
-    return session.transport:redact(text)
-  end)
+  local message = refusal.texts_of(session)(segment.status.error_message)
   return failure.new {
     kind = "rejected",
     operation = "segments.wait_valid",
     message = "the service finds fault with the segment's query: update it",
-    errors = { { field = "query_dsl", message = text_of(segment.status.error_message) or "is invalid" } },
+    errors = { { field = "query_dsl", message = message or "is invalid" } },
   }
 end
 
@@ -334,7 +333,7 @@ local function still_pending(seconds)
   return failure.new {
     kind = "timeout",
     operation = "segments.wait_valid",
-    message = ("the service has not judged the segment's query after %.3g s: wait longer (timeout)"):format(seconds),
+    message = ("the service has not judged the segment's query within %.3g s: wait longer (timeout)"):format(seconds),
   }
 end
 
@@ -343,34 +342,35 @@ local check_wait = service.checker("options", {
   properties = { timeout = { type = "number", minimum = 0.001, maximum = 86400 } },
 })
 
--- What a look may come to without being the end of it: a service that is down for a moment.
-local passing = { server = true, network = true, timeout = true, rate_limited = true }
-
--- One look, for no longer than a call of its own may take.
+-- One look, for no longer than a call of its own may take: the segment where it is valid, a failure that is the end of
+-- it, or else perhaps one that may pass.
 local function look(segments, id)
-  return get_plain(service.bounded(segments, 1, segments.session.timeout), { id = id })
+  local segment, failed = get_plain(service.bounded(segments, 1, segments.session.timeout), { id = id })
+  if segment then
+    return judge(segments.session, segment)
+  elseif retry.is_allowed(failed, segments.operations.get) then
+    return nil, nil, failed
+  end
+  return nil, failed
 end
 
 -- Looks until there is a judgement, or no time for another look. The last one is close to the end.
 local function await(segments, id, seconds)
-  local session, pause = segments.session, FIRST_PAUSE
+  local session, pause, looks = segments.session, FIRST_PAUSE, 0
   while true do
-    local segment, failed = look(segments, id)
-    if segment or not passing[failed.kind] then
-      local valid, invalid = nil, failed
-      if segment then
-        valid, invalid = judge(session, segment)
-      end
-      if valid or invalid then
-        return valid, invalid
-      end
+    local valid, ended, passing = look(segments, id)
+    looks = looks + 1
+    if valid then
+      return valid
     end
-    local left = session.deadline - session.now()
-    if left <= LAST_LOOK then
-      return nil, failed or still_pending(seconds - math.max(0, left))
+    local left = session.deadline - session.now() - LAST_LOOK
+    local asked = passing and passing.retry_after or 0
+    if not ended and left <= asked then
+      ended = passing or still_pending(seconds)
     end
-    local ended = call.wait(session, "segments.wait_valid", math.min(pause, left - LAST_LOOK))
+    ended = ended or call.wait(session, "segments.wait_valid", math.max(asked, math.min(pause, left)))
     if ended then
+      ended.attempts = math.max(ended.attempts, looks)
       return nil, ended
     end
     pause = math.min(pause * GROWTH, LAST_PAUSE)
@@ -378,7 +378,7 @@ local function await(segments, id, seconds)
 end
 
 --- Waits until the service has judged the segment's query. A failure of kind `rejected` has the service's words;
---- `timeout` means that it is not through yet.
+--- `timeout` means that it is not through yet, or silent.
 ---@param segment_id string
 ---@param options? { timeout: number? } seconds for all of it (the client's timeout)
 ---@return integrations.sendgrid.Segment? segment whose query is valid
