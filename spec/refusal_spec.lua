@@ -30,7 +30,7 @@ local declaration = {
   faults = function(body, operation, request, text_of)
     local faults = {}
     for i, value in ipairs(type(body.errors) == "table" and body.errors or {}) do
-      faults[#faults + 1] = { field = operation.field, message = text_of(value), id = request.values[i] }
+      faults[#faults + 1] = { field = operation.field, message = text_of(value), id = request.lists[i] }
     end
     local message = text_of(body.message)
     faults[#faults + 1] = message and { message = message }
@@ -56,7 +56,7 @@ local reader = refusal.reader(declaration, "host_name")
 
 local function read(status, body, operation, headers)
   return reader(operation or plain, { status = status, body = body or "{}", headers = headers or {} },
-    { values = { "id1" } }, redact)
+    { lists = { "id1" } }, redact)
 end
 
 describe("integrations.refusal", function()

@@ -187,8 +187,8 @@ end
 
 -- ---- places ---------------------------------------------------------------------------------
 
--- What a call's arguments come to: `texts` of the path, `query`, `fields` and text of the `body`, `faults`.
--- `lists` has those that are one array or one by itself.
+-- What a call's arguments come to: `texts` of the path, and where there are some `query`, `fields`, text of the `body`;
+-- `faults`. `lists` has those that are one array or one by itself.
 
 local function add_fault(state, field, message)
   state.faults[#state.faults + 1] = { field = field, message = message }
@@ -215,6 +215,7 @@ local function query_list(name, values, state)
   for i, value in ipairs(list) do
     encoded[i] = query_element(value, ("%s[%d]"):format(name, i), state)
   end
+  state.lists = state.lists or {}
   state.lists[name] = list
   return table.concat(encoded, ",")
 end
@@ -226,6 +227,7 @@ local function add_query(name, value, state)
   else
     text = arguments.percent_encode(type(value) == "string" and value or json.encode(value))
   end
+  state.query = state.query or {}
   state.query[#state.query + 1] = arguments.percent_encode(name) .. "=" .. text
 end
 
@@ -315,14 +317,15 @@ places.body = function(argument, value, state)
 end
 
 local function new_state(lenient)
-  return { texts = {}, query = {}, lists = {}, faults = {}, lenient = lenient }
+  return { texts = {}, faults = {}, lenient = lenient }
 end
 
 --- Checks all arguments before anything is said about one of them, so that the caller hears of every fault at once.
 ---@param operation table name, arguments
 ---@param lenient boolean whether unknown names pass
 ---@param ... any
----@return table? state `texts` by argument of the path, `query`, `lists`, `body`, and what that was made of, `input`
+---@return table? state `texts` by argument of the path; where there are some `query`, `lists`, `body`, and what that was
+---  made of, `input`
 ---@return integrations.Fault[]? faults
 function arguments.read(operation, lenient, ...)
   local state = new_state(lenient)

@@ -92,7 +92,7 @@ end
 -- counted from one is read so.
 local function add_parameter_fault(faults, message, parameter, request)
   local name, index = parameter:match("^([%w_]+)%[(%d+)%]$")
-  local values = name and request.values[name]
+  local values = name and request.lists and request.lists[name]
   local position = values and math.min(tonumber(index) + 1, #values)
   if not position then
     table.insert(faults, { field = parameter, message = message })

@@ -36,13 +36,13 @@ local service = {}
 
 local function build_url(operation, session, state)
   local path = operation.path:gsub("{([%w_]+)}", state.texts)
-  local query = state.query[1] and "?" .. table.concat(state.query, "&") or ""
+  local query = state.query and "?" .. table.concat(state.query, "&") or ""
   return session.base_url .. path .. query
 end
 
 -- The request of a call, or nil and a failure.
 local function build_request(operation, session, ...)
-  local request = { method = operation.method, headers = session.headers, values = {} }
+  local request = { method = operation.method, headers = session.headers }
   if #operation.arguments == 0 then
     request.url = session.base_url .. operation.path
     return request
@@ -52,7 +52,7 @@ local function build_request(operation, session, ...)
     return nil, failure.invalid(operation.name, faults)
   end
   request.url = build_url(operation, session, state)
-  request.values = state.lists
+  request.lists = state.lists
   request.body = state.body
   request.once = operation.once_with and rawget(state.input, operation.once_with) ~= nil
   request.headers = state.body and session.body_headers or session.headers
@@ -138,8 +138,8 @@ local function is_gone(operation, verdict, request, response)
   if not (operation.removes and request.doubtful and verdict.gone) or is_web_page(response.body) then
     return false
   end
-  for _, values in pairs(request.values) do
-    if #values > 1 then
+  for _, list in pairs(request.lists or {}) do
+    if #list > 1 then
       return false
     end
   end
