@@ -5,7 +5,7 @@
 ---   slow.invalid      is 127.0.0.1, which is said two seconds late
 ---
 --- As soon as a file is there, both are 127.0.0.1 at once.
-local process = require "support.process"
+local preload = require "support.preload"
 
 local names = {}
 
@@ -35,23 +35,12 @@ int getaddrinfo(const char *name, const char *service, const struct addrinfo *hi
 }
 ]]
 
-local function build()
-  local temporary = LIBRARY .. "." .. tostring({}):match "%w+$"
-  process.shell "mkdir -p build/spec"
-  process.write_file(temporary .. ".c", SOURCE)
-  local output = process.shell(("gcc -O1 -shared -fPIC -o %s %s.c -ldl && mv %s %s; rm -f %s.c"):format(
-    temporary, temporary, temporary, LIBRARY, temporary))
-  assert(process.read_file(LIBRARY), output)
-end
-
 --- The environment of a program that is to have these names.
 ---@param file string what repairs them; it must not be there yet
 ---@return string[]
 function names.environment(file)
-  build()
-  local library = process.shell("pwd"):match "^[^\n]+" .. "/" .. LIBRARY
-  local preload = os.getenv "LD_PRELOAD"
-  return { "LD_PRELOAD=" .. (preload and preload .. " " or "") .. library, REPAIRED .. "=" .. file }
+  preload.build(LIBRARY, SOURCE)
+  return preload.environment(LIBRARY, REPAIRED .. "=" .. file)
 end
 
 return names

@@ -2,7 +2,7 @@
 --- the others fails in its place, once.
 ---
 --- The same library is a Lua module that closes descriptors behind everybody's back, as a daemon does after its fork.
-local process = require "support.process"
+local preload = require "support.preload"
 
 local system_calls = {}
 
@@ -75,29 +75,18 @@ int luaopen_close(lua_State *L) {
 }
 ]]
 
-local function build()
-  local temporary = LIBRARY .. "." .. tostring({}):match "%w+$"
-  process.shell "mkdir -p build/spec"
-  process.write_file(temporary .. ".c", SOURCE)
-  local output = process.shell(("gcc -O1 -shared -fPIC -o %s %s.c -ldl && mv %s %s; rm -f %s.c"):format(
-    temporary, temporary, temporary, LIBRARY, temporary))
-  assert(process.read_file(LIBRARY), output)
-end
-
 --- The environment of a program in which this one call fails.
 ---@param failing string "epoll_ctl 3": the third one of them
 ---@return string[]
 function system_calls.failing(failing)
-  build()
-  local library = process.shell("pwd"):match "^[^\n]+" .. "/" .. LIBRARY
-  local preload = os.getenv "LD_PRELOAD"
-  return { "LD_PRELOAD=" .. (preload and preload .. " " or "") .. library, FAILING .. "=" .. failing }
+  preload.build(LIBRARY, SOURCE)
+  return preload.environment(LIBRARY, FAILING .. "=" .. failing)
 end
 
 --- A function that closes the descriptors from the first one to the last, whosever they are.
 ---@return fun(first: integer, last: integer)
 function system_calls.closing()
-  build()
+  preload.build(LIBRARY, SOURCE)
   return assert(package.loadlib("./" .. LIBRARY, "luaopen_close"))()
 end
 
