@@ -76,6 +76,58 @@ describe("integrations.rocketchat.integrations", function()
     }, clients.lines(requests))
   end)
 
+  -- The examples of the vendor's documents, as calls and as answers.
+  describe("takes the documents' examples:", function()
+    local common = { username = "test.cat", channel = "#general", scriptEnabled = true, name = "test.cat",
+      enabled = true }
+    local inputs = {
+      ["create, incoming"] = { "create", with(common, { type = "webhook-incoming" }) },
+      ["create, outgoing"] = { "create", with(common, { type = "webhook-outgoing", event = "sendMessage",
+        urls = { "https://text2gif.guggy.com/guggify" } }) },
+      ["update, incoming"] = { "update", "x3tPXa9XXRqW6Xp2M", { type = "webhook-incoming", name = "Test",
+        enabled = false, username = "rocket.cat", scriptEnabled = false, channel = "#test",
+        integrationId = "x3tPXa9XXRqW6Xp2M" } },
+      ["update, which names itself"] = { "update", nil, { type = "webhook-incoming", name = "Test",
+        enabled = false, username = "rocket.cat", scriptEnabled = false, channel = "#test",
+        integrationId = "x3tPXa9XXRqW6Xp2M" } },
+    }
+    for name, case in pairs(inputs) do
+      it(name, function()
+        local integrations, requests = answered { one }
+        assert(integrations[case[1]](integrations, case[2], case[3]))
+        local input = cjson.decode(requests[1].body)
+        for field, value in pairs(case[3] or case[2]) do assert.same(value, input[field], field) end
+      end)
+    end
+
+    it("create, played by the emulator", function()
+      local integrations = emulated()
+      local made = assert(integrations:create(inputs["create, outgoing"][2]))
+      assert.is_nil(made.token)
+      local _, failed = integrations:change(made._id, { enabled = false })
+      assert.same({ "token: is required, as the server has it: give another value" }, faults_of(failed))
+      assert.is_false(assert(integrations:change(made._id, { enabled = false, token = "proof" })).enabled)
+    end)
+
+    it("the list's answer, with what only some have", function()
+      local body = '{"integrations":[{"_id":"WMQDChpnYTRmFre9h","enabled":true,"username":"rocket.cat",'
+        .. '"alias":"Guggy","name":"Guggy","triggerWords":["!guggy","guggy","gif+"],'
+        .. '"urls":["http://text2gif.guggy.com/guggify"],"token":"aobEdbYhXfu5hkeqG","script":"...",'
+        .. '"scriptEnabled":true,"impersonateUser":false,"scriptCompiled":"...","scriptError":null,'
+        .. '"type":"webhook-outgoing","userId":"rocket.cat","channel":[],'
+        .. '"_createdAt":"2017-01-05T17:06:05.660Z","_createdBy":{"username":"graywolf336",'
+        .. '"_id":"R4jgcQaQhvvK6K3iY"}},{"_id":"3aazpZ2WzoBP8msi9","type":"webhook-outgoing","channel":[]}],'
+        .. '"offset":0,"items":2,"total":2,"success":true}'
+      local integrations = answered { { status = 200, body = body } }
+      local all, told = integrations:list()
+      assert.same({ "WMQDChpnYTRmFre9h", "3aazpZ2WzoBP8msi9", { offset = 0, total = 2 } },
+        { all[1]._id, all[2]._id, told })
+      assert.is_nil(all[1].scriptError)
+      assert.equal("WMQDChpnYTRmFre9h", assert(integrations:find { triggerWords = "guggy" })[1]._id)
+      assert.equal("WMQDChpnYTRmFre9h", assert(integrations:find { ["_createdBy.username"] = "graywolf336" })[1]._id)
+    end)
+  end)
+
   for name, input in pairs { incoming = incoming(), outgoing = outgoing() } do
     it("lives through the life of an " .. name .. " one", function()
       local integrations = emulated()
@@ -157,6 +209,9 @@ describe("integrations.rocketchat.integrations", function()
         { 'event: "sendMessge" is not a known value; did you mean "sendMessage"?',
           "token: must have at least 1 character, not 0", "urls: must have at least 1 element, not 0" } },
       { "create", { { type = "webhook-outgoing" } }, { "channel: is required", "enabled: is required",
+        "event: is required", "name: is required", "scriptEnabled: is required", "urls: is required",
+        "username: is required" } },
+      { "update", { "a", { type = "webhook-outgoing" } }, { "channel: is required", "enabled: is required",
         "event: is required", "name: is required", "scriptEnabled: is required", "token: is required",
         "urls: is required", "username: is required" } },
       { "create", { outgoing { channel = { "#a,@b", "" }, name = 5, targetChannel = "#a", targetRoom = "#b" } },

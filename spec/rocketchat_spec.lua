@@ -119,6 +119,8 @@ describe("integrations.rocketchat", function()
         { "-: The integration does not exists." } },
       { 400, '{"success":false,"error":"Invalid integration","errorType":"error-invalid-integration"}', "not_found",
         not_mine, { "-: Invalid integration [error-invalid-integration]" } },
+      { 400, '{"success":false,"error":"[methods] x -> integration not found [invalid_integration]"}', "not_found",
+        not_mine, { "-: [methods] x -> integration not found [invalid_integration]" } },
       { 400, '{"success":false,"error":"not_authorized"}', "forbidden", may_not, { "-: not_authorized" } },
       { 400, '{"success":false,"error":"not-authorized"}', "forbidden", may_not, { "-: not-authorized" } },
       { 400, '{"success":false,"error":"Unauthorized [unauthorized]","errorType":"unauthorized"}', "forbidden",

@@ -324,8 +324,8 @@ end
 ---@param operation table name, arguments
 ---@param lenient boolean whether unknown names pass
 ---@param ... any
----@return table? state `texts` by argument of the path; where there are some `query`, `lists`, `body`, and what that was
----  made of, `input`
+---@return table? state `texts` by argument of the path; where there are some `query`, `lists`, `body`, and `input`, of
+---  which that was made
 ---@return integrations.Fault[]? faults
 function arguments.read(operation, lenient, ...)
   local state = new_state(lenient)

@@ -56,7 +56,7 @@ local wordings = {
   { statuses = { [400] = true }, kind = "not_found", message = "there is no such integration", gone = true,
     names = { "no integration found", "the integration does not exists", "the integration does not exist" } },
   { statuses = { [400] = true }, kind = "not_found", message = "there is no such integration, or it is another user's",
-    names = { "error-invalid-integration" } },
+    names = { "error-invalid-integration", "invalid_integration" } },
   { statuses = { [400] = true }, kind = "forbidden", message = statuses[403][2],
     names = { "not_authorized", "not-authorized", "not authorized", "unauthorized", "error-unauthorized",
       "error-action-not-allowed", "error-not-allowed" } },
@@ -77,8 +77,8 @@ end
 
 -- What the server says where it has found something wrong before it wrote.
 local checked_before = {
-  "%[error%-[%w%-]+%]%s*$", "%[invalid%-params%]%s*$", "^match error", "^invalid integration type",
-  "^invalid integration id", "^an integrationid or target_url needs to be provided",
+  "%[%w+[_%-][%w_%-]+%]%s*$", "^match error", "^invalid integration type", "^invalid integration id",
+  "^an integrationid or target_url needs to be provided",
 }
 
 -- The server answers 400 to whatever is thrown while it works, also after it has written. A body of another shape is

@@ -189,7 +189,7 @@ local function create(service, call)
   local kind, status, body = forms.check_body(forms.CREATE, call.input, service.wording)
   if status then return status, body end
   if not may(call, kind) then return not_authorized() end
-  status, body = forms.check_rules(kind, call.input)
+  status, body = forms.check_rules(kind, call.input, false)
   if status then return status, body end
   local state, integration = call.state, forms.read_integration(kind, call.input)
   state.created = state.created + 1
@@ -223,7 +223,7 @@ local function update(service, call)
   if not may(call, kind) then return not_authorized() end
   local index, old = find_named(call)
   if not old then return forms.fail(NOT_FOUND) end
-  status, body = forms.check_rules(kind, call.input)
+  status, body = forms.check_rules(kind, call.input, true)
   if status then return status, body end
   if not may(call, kind, old) then return forms.refuse("Invalid integration", "error-invalid-integration") end
   return answer(replace(call, kind, index, old))

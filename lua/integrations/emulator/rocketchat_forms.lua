@@ -297,7 +297,10 @@ local RULES = {
       return not EVENTS[input.event].targetRoom or not blank(input.targetRoom)
     end },
     { "Invalid URLs", "error-invalid-urls", holds = has_urls },
-    { "Invalid token", "error-invalid-token", holds = function(input) return not blank(input.token) end },
+    -- To be made it needs none.
+    { "Invalid token", "error-invalid-token", holds = function(input, updating)
+      return not updating or not blank(input.token)
+    end },
     { "Invalid Channel", "error-invalid-channel", holds = function(input)
       return not EVENTS[input.event].channel or not blank(input.channel)
     end },
@@ -308,10 +311,13 @@ local RULES = {
 }
 
 --- What the handler refuses though the form is right; returns nothing, or a status and a body.
+---@param kind "incoming"|"outgoing"
+---@param input table
+---@param updating boolean
 ---@return integer? status, table? body
-function forms.check_rules(kind, input)
+function forms.check_rules(kind, input, updating)
   for _, rule in ipairs(RULES[kind]) do
-    if not rule.holds(input) then return forms.refuse(rule[1], rule[2]) end
+    if not rule.holds(input, updating) then return forms.refuse(rule[1], rule[2]) end
   end
 end
 

@@ -72,7 +72,7 @@ local incoming = {
 ---@field username string
 ---@field event integrations.rocketchat.Event
 ---@field urls string[]
----@field token string goes along with what is sent, as a proof
+---@field token? string goes along with what is sent, as a proof; only a create may leave it out
 ---@field triggerWords? string[]|string comma-separated, where it is one text
 ---@field triggerWordAnywhere? boolean
 ---@field targetRoom? string for the events that have no room of their own
@@ -134,7 +134,7 @@ local function webhook(required_fields, fields, only_one)
   return { type = "object", required = required_fields, properties = fields, exactlyOne = only_one }
 end
 
-local of_outgoing = with(required, "username", "event", "urls", "token")
+local of_outgoing = with(required, "username", "event", "urls")
 
 local IntegrationInput = either(with(required, "username"),
   webhook(with(required, "username"), merged(common, incoming)),
@@ -144,7 +144,7 @@ local which = { integrationId = Id, target_url = Id }
 
 local IntegrationUpdate = either(required,
   webhook(with(required, "integrationId"), merged(common, incoming, { integrationId = Id })),
-  webhook(of_outgoing, merged(common, outgoing, which), { "integrationId", "target_url" }))
+  webhook(with(of_outgoing, "token"), merged(common, outgoing, which), { "integrationId", "target_url" }))
 
 local IntegrationRemoval = either({ "type" },
   webhook({ "type", "integrationId" }, { type = Type, integrationId = Id }),
