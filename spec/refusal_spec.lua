@@ -6,7 +6,9 @@ local sendgrid = require "integrations.sendgrid"
 
 local SECRET = "s3cret-token"
 
-local function redact(text)
+local session = { transport = {} }
+
+function session.transport.redact(_, text)
   return (text:gsub("s3cret%-token", "[hidden]"))
 end
 
@@ -56,7 +58,7 @@ local reader = refusal.reader(declaration, "host_name")
 
 local function read(status, body, operation, headers)
   return reader(operation or plain, { status = status, body = body or "{}", headers = headers or {} },
-    { lists = { "id1" } }, redact)
+    { lists = { "id1" } }, session)
 end
 
 describe("integrations.refusal", function()

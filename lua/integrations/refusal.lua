@@ -55,12 +55,12 @@ local MAX_TEXT = 4096
 local UNSURE = "the service refused, or failed while it worked: it does not say which"
 
 --- The server's words, without the credentials, which they may repeat. Cut afterwards: half a key is one, too.
----@param redact fun(text: string): string
+---@param session table
 ---@return fun(value: any): string? text_of nil where there are none
-function refusal.texts(redact)
+function refusal.texts_of(session)
   return function(value)
     if type(value) == "string" and not no_text[value] then
-      return redact(value):sub(1, MAX_TEXT)
+      return session.transport:redact(value):sub(1, MAX_TEXT)
     end
   end
 end
@@ -110,25 +110,16 @@ local function apply(wording, failed, body, text_of)
   return true
 end
 
---- The same for what a session's service says in an answer that is no refusal.
----@param session table
----@return fun(value: any): string? text_of
-function refusal.texts_of(session)
-  return refusal.texts(function(text)
-    return session.transport:redact(text)
-  end)
-end
-
 --- Makes the function of a client's declaration that reads a refusal.
 ---@param declaration integrations.refusal.Declaration
 ---@param address string the client's option that holds the service's address
 ---@return fun(operation: table, response: integrations.Response, request: table,
----  redact: fun(text: string): string): integrations.Failure, { gone: boolean?, is_sure: boolean }
+---  session: table): integrations.Failure, { gone: boolean?, is_sure: boolean }
 function refusal.reader(declaration, address)
-  return function(operation, response, request, redact)
+  return function(operation, response, request, session)
     local decoded = json.decode(response.body)
     local body = type(decoded) == "table" and decoded or {}
-    local text_of = refusal.texts(redact)
+    local text_of = refusal.texts_of(session)
     local row = row_of(declaration, operation, response.status)
     local failed = failure.new {
       kind = row[1],

@@ -147,9 +147,7 @@ local function is_gone(operation, verdict, request, response)
 end
 
 local function read_refusal(session, operation, response, request)
-  local failed, verdict = session.read_failure(operation, response, request, function(text)
-    return session.transport:redact(text)
-  end)
+  local failed, verdict = session.read_failure(operation, response, request, session)
   if is_gone(operation, verdict, request, response) then
     return true
   end
