@@ -4,11 +4,17 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine_private.h"
 
 #if LIBCURL_VERSION_NUM < 0x075500
 #error "integrations needs libcurl 7.85 or newer"
+#endif
+
+/* 7.87 and newer. */
+#if LIBCURL_VERSION_NUM < 0x075700
+#define CURLOPT_QUICK_EXIT ((CURLoption)(CURLOPTTYPE_LONG + 322))
 #endif
 
 /* ---- libcurl's callbacks: they only collect bytes and count ------------------------------ */
@@ -57,36 +63,52 @@ static size_t on_body(char *bytes, size_t size, size_t count, void *context) {
 }
 
 /* Connections are not for the programs that the host starts. */
-static int on_socket(void *context, curl_socket_t socket, curlsocktype purpose) {
-  (void)context, (void)purpose;
+static int on_open(void *context, curl_socket_t socket, curlsocktype purpose) {
+  (void)purpose;
+  transfer *t = context;
   int flags = fcntl(socket, F_GETFD);
   if (flags == -1 || fcntl(socket, F_SETFD, flags | FD_CLOEXEC) == -1) return CURL_SOCKOPT_ERROR;
+  connection_opened(t->owner, socket);
   return CURL_SOCKOPT_OK;
+}
+
+/* The transfer is the one that opened it; it may serve another request by now. */
+static int on_close(void *context, curl_socket_t socket) {
+  transfer *t = context;
+  connection_closes(t->owner, socket);
+  return close(socket);
 }
 
 /* libcurl sends a request again by itself, whatever the method: when a connection that it uses again
  * dies before the response, and up to five times when a server refuses an HTTP/2 stream. A write must
- * not go out twice, so its second issue is refused if anything of the first has left. A read may go
- * once more, since a kept connection that dies is nothing unusual; then it is for the caller's policy,
- * which waits in between. */
+ * not go out twice, so its second issue is refused. A read may go once more, since a kept connection
+ * that dies is nothing unusual; then it is for the caller's policy, which waits in between. */
 static int on_issue(void *context, char *remote_ip, char *local_ip, int remote_port,
                     int local_port) {
-  (void)remote_ip, (void)local_ip, (void)remote_port, (void)local_port;
+  (void)remote_ip, (void)remote_port;
   transfer *t = context;
-  t->issues++;
-  if (t->issues <= (t->write ? 1 : 2) || !transfer_has_left(t)) return CURL_PREREQFUNC_OK;
-  transfer_give_reason(
-      t, "CURLE_GOT_NOTHING",
-      t->write ? "no answer came; a write is not sent again" : "no answer came, twice", 0);
+  const char *reason =
+      t->write ? "no answer came; a write is not sent again" : "no answer came, twice";
+  if (t->issues < (t->write ? 1 : 2)) {
+    if (connection_take(t, local_ip, local_port)) {
+      t->left = true;
+      t->issues++;
+      return CURL_PREREQFUNC_OK;
+    }
+    reason = "the server ended the connection before the request was sent";
+    t->dead = t->kept;
+    curl_easy_setopt(t->easy, CURLOPT_FORBID_REUSE, 1L); /* else one of HTTP/2 would be kept */
+  }
+  transfer_give_reason(t, "CURLE_GOT_NOTHING", reason, 0);
   return CURL_PREREQFUNC_ABORT;
 }
 
 /* ---- options ----------------------------------------------------------------------------- */
 
-typedef enum { CONSTANT, NUMBER, TEXT, SELF, CALLBACK } source;
+typedef enum { CONSTANT, WHERE_KNOWN, NUMBER, TEXT, SELF, CALLBACK } source;
 
-/* One libcurl option and where its value is: here, in a field of the engine, the transfer
- * itself, or a function. */
+/* One libcurl option and where its value is: here (and perhaps of no avail in an old libcurl), in a field of the
+ * engine, the transfer itself, or a function. */
 typedef struct {
   const char *name;
   CURLoption option;
@@ -102,6 +124,7 @@ typedef struct {
 #define ROW(name, from, ...) { #name, CURLOPT_##name, from, { __VA_ARGS__ } }
 /* clang-format on */
 #define OPTION_CONSTANT(name, number) ROW(name, CONSTANT, .constant = number)
+#define OPTION_WHERE_KNOWN(name, number) ROW(name, WHERE_KNOWN, .constant = number)
 #define OPTION_NUMBER(name, member) ROW(name, NUMBER, .field = offsetof(engine, member))
 #define OPTION_TEXT(name, member) ROW(name, TEXT, .field = offsetof(engine, member))
 #define OPTION_SELF(name) ROW(name, SELF, .constant = 0)
@@ -131,9 +154,7 @@ static const option_row options[] = {
     /* Time: no signals (they belong to the host), and a resolver that is not waited for. */
     OPTION_CONSTANT(NOSIGNAL, 1),
     OPTION_NUMBER(CONNECTTIMEOUT_MS, connect_timeout_ms),
-#if LIBCURL_VERSION_NUM >= 0x075700
-    OPTION_CONSTANT(QUICK_EXIT, 1),
-#endif
+    OPTION_WHERE_KNOWN(QUICK_EXIT, 1),
     /* Connections: HTTP/2 where the server offers it, then many calls on one connection. */
     OPTION_CONSTANT(HTTP_VERSION, CURL_HTTP_VERSION_2TLS),
     OPTION_NUMBER(PIPEWAIT, pipewait),
@@ -145,7 +166,10 @@ static const option_row options[] = {
     OPTION_SELF(WRITEDATA),
     OPTION_CALLBACK(HEADERFUNCTION, on_head),
     OPTION_SELF(HEADERDATA),
-    OPTION_CALLBACK(SOCKOPTFUNCTION, on_socket),
+    OPTION_CALLBACK(SOCKOPTFUNCTION, on_open),
+    OPTION_SELF(SOCKOPTDATA),
+    OPTION_CALLBACK(CLOSESOCKETFUNCTION, on_close),
+    OPTION_SELF(CLOSESOCKETDATA),
     OPTION_CALLBACK(PREREQFUNCTION, on_issue),
     OPTION_SELF(PREREQDATA),
     OPTION_SELF(PRIVATE),
@@ -155,6 +179,7 @@ static CURLcode set_option(transfer *t, const option_row *row) {
   const char *field = (const char *)t->owner + row->value.field;
   switch (row->source) {
     case CONSTANT: return curl_easy_setopt(t->easy, row->option, row->value.constant);
+    case WHERE_KNOWN: curl_easy_setopt(t->easy, row->option, row->value.constant); return CURLE_OK;
     case NUMBER: return curl_easy_setopt(t->easy, row->option, *(const long *)(const void *)field);
     case TEXT: return curl_easy_setopt(t->easy, row->option, *(char *const *)(const void *)field);
     case SELF: return curl_easy_setopt(t->easy, row->option, t);
@@ -210,5 +235,14 @@ CURLcode easy_set_request(transfer *t, const char *method, const char *url, cons
     code = curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)body_size);
   if (code == CURLE_OK && body != NULL) code = curl_easy_setopt(easy, CURLOPT_COPYPOSTFIELDS, body);
   if (code == CURLE_OK) code = curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, method);
+  if (code == CURLE_OK) code = curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 0L);
+  if (code == CURLE_OK) code = curl_easy_setopt(easy, CURLOPT_FORBID_REUSE, 0L);
+  return code;
+}
+
+/* The same request once more, on a connection that nothing is wrong with. */
+CURLcode easy_restart(transfer *t) {
+  CURLcode code = curl_easy_setopt(t->easy, CURLOPT_FRESH_CONNECT, 1L);
+  if (code == CURLE_OK) code = curl_easy_setopt(t->easy, CURLOPT_FORBID_REUSE, 0L);
   return code;
 }

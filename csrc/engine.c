@@ -3,6 +3,7 @@
 
 #include <math.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -38,6 +39,7 @@ void engine_abandon_after_fork(engine *e) {
   e->attached = false;
   e->busy = false;
   e->waiting = e->flying = (list){NULL, NULL};
+  e->connections = NULL;
   e->in_flight = 0;
   e->timer = e->overdue = HUGE_VAL;
   atomic_store(&e->outbox, NULL);
@@ -46,6 +48,7 @@ void engine_abandon_after_fork(engine *e) {
   for (size_t i = 0; i < e->slot_count; i++) {
     transfer *t = e->slots[i];
     t->easy = NULL;
+    t->connection = NULL;
     t->in_flight = false;
     /* The thread may have been about to change them. */
     if (e->background && t->state != FINISHED) t->head = t->body = (buffer){NULL, 0, 0};
@@ -59,12 +62,42 @@ void engine_abandon_after_fork(engine *e) {
 
 /* ---- life -------------------------------------------------------------------------------- */
 
-static CURLcode init_code;
+/* Versions of libcurl that nothing helps with. What others lack or break is seen where it matters. */
+static const struct {
+  unsigned first, last;
+  const char *why;
+} unusable[] = {
+    {0, 0x0754ff, "is too old: 7.85 or newer is needed"},
+    {0x075700, 0x075700, "loses events: use an older or a newer one"}, /* curl's issue 10146 */
+};
 
-static void init_libcurl(void) {
-  init_code = curl_global_init(CURL_GLOBAL_DEFAULT);
-  if (init_code == CURLE_OK && pthread_atfork(NULL, NULL, count_fork) != 0)
-    init_code = CURLE_OUT_OF_MEMORY;
+/* Asked at run time: in a program that has a libcurl of its own, that one may stand in for the system's. There is
+ * one in a process, so there is one message. */
+static const char *find_fault(void) {
+  static char message[96];
+  const curl_version_info_data *present = curl_version_info(CURLVERSION_NOW);
+  for (size_t i = 0; i < sizeof unusable / sizeof unusable[0]; i++) {
+    if (present->version_num < unusable[i].first || present->version_num > unusable[i].last)
+      continue;
+    snprintf(message, sizeof message, "libcurl %s %s", present->version, unusable[i].why);
+    return message;
+  }
+  return NULL;
+}
+
+static const char *fault; /* why libcurl cannot be used, or NULL */
+
+static void start_libcurl(void) {
+  CURLcode code = curl_global_init(CURL_GLOBAL_DEFAULT);
+  if (code == CURLE_OK && pthread_atfork(NULL, NULL, count_fork) != 0) code = CURLE_OUT_OF_MEMORY;
+  fault = code == CURLE_OK ? find_fault() : curl_easy_strerror(code);
+}
+
+static bool is_usable(const char **message) {
+  static pthread_once_t once = PTHREAD_ONCE_INIT;
+  pthread_once(&once, start_libcurl);
+  *message = fault;
+  return fault == NULL;
 }
 
 /* The field gets a copy of the text; NULL stays NULL. */
@@ -83,17 +116,6 @@ static bool copy_texts(engine *e, const engine_config *config) {
          copy_text(&e->ca_path, ca_file == NULL ? built->capath : NULL) &&
          copy_text(&e->proxy, config->proxy != NULL ? config->proxy : "") &&
          copy_text(&e->no_proxy, "") && copy_text(&e->protocol, e->plain ? "http" : "https");
-}
-
-/* libcurl 7.87.0 does not say which sockets it waits for (curl's issue 10146). */
-static bool is_usable(const char **message) {
-  enum { UNUSABLE = 0x075700 };
-  static pthread_once_t once = PTHREAD_ONCE_INIT;
-  pthread_once(&once, init_libcurl);
-  *message = curl_easy_strerror(init_code);
-  if (init_code != CURLE_OK) return false;
-  *message = "libcurl 7.87.0 loses events: use an older or a newer one";
-  return curl_version_info(CURLVERSION_NOW)->version_num != UNUSABLE;
 }
 
 engine *engine_new(const engine_config *config, const char **message) {
@@ -127,6 +149,7 @@ static void free_common_headers(engine *e) {
 
 /* For whoever has it to himself: no loop knows it any more. */
 void engine_destroy(engine *e) {
+  connections_forget(e);
   for (size_t i = 0; i < e->slot_count; i++) transfer_free(e->slots[i]);
   free_common_headers(e);
   free_secret(e->proxy);

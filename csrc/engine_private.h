@@ -1,6 +1,7 @@
 /* What the files of the engine share: engine.c (an engine's life), transfer.c (a transfer's), easy.c
- * (what libcurl is told of a transfer), flight.c (an engine's transfers in libcurl's hands), loop.c
- * (who waits for their sockets), background.c (the thread that may do so).
+ * (what libcurl is told of a transfer), connection.c (what is seen of libcurl's connections), flight.c (an
+ * engine's transfers in libcurl's hands), result.c (what is told of one that has ended), loop.c (who waits
+ * for their sockets), background.c (the thread that may do so).
  *
  * Two may work on an engine: its caller, and the loop, which the caller drives itself or a thread does.
  * A transfer belongs to one of them at a time. It goes to the loop by the loop's inbox and comes back by
@@ -23,6 +24,19 @@ typedef struct {
 /* As its caller sees it; RUNNING and FORGOTTEN are the loop's. */
 typedef enum { FREE, BUILDING, RUNNING, FORGOTTEN, FINISHED } state;
 
+typedef struct connection connection;
+
+/* How the other side has left a connection, as far as that was seen. */
+typedef enum { UNSEEN, OPEN, ENDED, RESET } connection_end;
+
+/* What a socket has sent, by the kernel's count. */
+typedef struct {
+  bool known;
+  connection_end end;
+  uint64_t sent;   /* bytes, repeated ones among them */
+  uint32_t unsent; /* bytes that are still to be sent */
+} traffic;
+
 struct transfer {
   engine *owner;
   CURL *easy;
@@ -30,8 +44,15 @@ struct transfer {
   state state;
   bool announced; /* by engine_next */
   uint32_t slot, generation;
-  bool write;      /* must not be sent twice */
-  unsigned issues; /* how often libcurl was about to send it */
+  bool write;             /* must not be sent twice */
+  unsigned issues;        /* how often libcurl was let send it */
+  bool left;              /* whether any byte of it may have left */
+  bool kept;              /* whether the connection that libcurl chose last had been used before */
+  bool dead;              /* whether that one was found to be at its end, and not used */
+  bool restarted;         /* by us, on a new connection */
+  connection_end end;     /* of its connection, where it failed */
+  connection *connection; /* that it is on; NULL where nothing is known of it */
+  traffic before;         /* of that connection, when a write was about to be sent */
   long timeout_ms;
   double deadline; /* by engine_now */
   atomic_bool unwanted;
@@ -88,6 +109,8 @@ struct engine {
   double overdue; /* when the first deadline of its transfers may have passed */
   list waiting, flying;
   size_t in_flight, limit; /* how many there are and may be */
+  bool unresolved;         /* whether the host's name was not found when it was last asked for */
+  connection *connections;
 };
 
 /* list and stack, in transfer.c */
@@ -139,8 +162,21 @@ bool flight_is_over(const engine *e);
 void flight_drop(transfer *t);
 void flight_end(engine *e);
 
+/* connection.c */
+void connection_opened(engine *e, int socket);
+void connection_closes(engine *e, int socket);
+void connections_forget(engine *e);
+bool connection_take(transfer *t, const char *address, int port);
+void connection_settle(transfer *t, bool closing);
+void connection_leave(transfer *t);
+void connection_multiplexes(transfer *t);
+
+/* result.c */
+void result_explain(transfer *t);
+
 /* transfer.c */
-bool transfer_has_left(const transfer *t);
+transfer *transfer_find(engine *e, uint64_t id);
+void transfer_reset(transfer *t);
 void transfer_finish(transfer *t, CURLcode code);
 void transfer_give_reason(transfer *t, const char *code_name, const char *what, size_t limit);
 bool transfer_append_header(struct curl_slist **headers, const char *name, const char *value);
@@ -150,6 +186,7 @@ void free_secret(char *secret);
 
 /* easy.c */
 bool easy_open(transfer *t, const char **message);
+CURLcode easy_restart(transfer *t);
 CURLcode easy_set_request(transfer *t, const char *method, const char *url, const char *body,
                           size_t body_size, long timeout_ms);
 

@@ -83,6 +83,7 @@ void flight_drop(transfer *t) {
     curl_multi_remove_handle(e->multi, t->easy);
     t->in_flight = false;
     e->in_flight--;
+    connection_leave(t);
     list_remove(&e->flying, t);
   } else {
     list_remove(&e->waiting, t);
@@ -91,8 +92,11 @@ void flight_drop(transfer *t) {
 }
 
 static void end(transfer *t, CURLcode code) {
+  engine *e = t->owner;
+  bool is_unresolved = code == CURLE_COULDNT_RESOLVE_HOST || code == CURLE_COULDNT_RESOLVE_PROXY;
+  e->unresolved = is_unresolved || (e->unresolved && t->issues == 0);
   flight_drop(t);
-  t->owner->loop->ended++;
+  e->loop->ended++;
   transfer_finish(t, code); /* from here on it is the caller's */
 }
 
@@ -103,9 +107,11 @@ static void end_by_multi(transfer *t, CURLMcode code) {
   end(t, code == CURLM_OUT_OF_MEMORY ? CURLE_OUT_OF_MEMORY : CURLE_FAILED_INIT);
 }
 
-/* The time that it has waited here is no longer its own. */
+/* The time that it has waited here is no longer its own. A name that was not found is asked for anew: libcurl
+ * from 8.16 on remembers that for half a minute. */
 static void launch(transfer *t) {
   engine *e = t->owner;
+  curl_easy_setopt(t->easy, CURLOPT_DNS_CACHE_TIMEOUT, e->unresolved ? 0L : 60L);
   double left_ms = (t->deadline - engine_now()) * 1000;
   if (left_ms < (double)t->timeout_ms - 1)
     curl_easy_setopt(t->easy, CURLOPT_TIMEOUT_MS, left_ms < 1 ? 1L : (long)left_ms);
@@ -138,15 +144,33 @@ void flight_admit(engine *e, transfer *t) {
 
 /* ---- landing ----------------------------------------------------------------------------- */
 
-static void adapt_limit(engine *e, CURL *easy) {
+static void adapt_limit(transfer *t) {
+  engine *e = t->owner;
   long version = CURL_HTTP_VERSION_NONE;
-  curl_easy_getinfo(easy, CURLINFO_HTTP_VERSION, &version);
+  curl_easy_getinfo(t->easy, CURLINFO_HTTP_VERSION, &version);
   if (e->plain || version == CURL_HTTP_VERSION_NONE) return;
   bool is_multiplexed = version >= CURL_HTTP_VERSION_2_0;
+  if (is_multiplexed) connection_multiplexes(t);
   size_t limit = is_multiplexed ? SIZE_MAX : (size_t)e->max_connections;
   if (limit == e->limit) return;
   e->limit = limit;
   allow_connections(e, is_multiplexed ? few(e) : e->max_connections);
+}
+
+/* Where nothing of it has left because the connection that libcurl had kept was at its end, it goes on a new one at
+ * once: its caller need not know. */
+static bool restart(transfer *t) {
+  bool never_left = t->dead || (t->write && t->kept && !t->left);
+  bool is_wanted = !atomic_load_explicit(&t->unwanted, memory_order_relaxed);
+  if (!never_left || !is_wanted || t->restarted || engine_now() >= t->deadline) return false;
+  if (easy_restart(t) != CURLE_OK) return false;
+  flight_drop(t);
+  transfer_reset(t);
+  t->restarted = true;
+  list_append(&t->owner->waiting, t);
+  t->owner->loop->busy++;
+  launch(t);
+  return true;
 }
 
 static void end_finished(engine *e) {
@@ -156,8 +180,9 @@ static void end_finished(engine *e) {
     CURLcode code = m->data.result; /* the message is gone once its handle is removed */
     transfer *t;
     curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&t);
-    adapt_limit(e, m->easy_handle);
-    end(t, code);
+    adapt_limit(t);
+    if (code != CURLE_OK) connection_settle(t, false);
+    if (code == CURLE_OK || !restart(t)) end(t, code);
   }
 }
 

@@ -103,6 +103,16 @@ static void drop_headers(transfer *t) {
 
 /* ---- life -------------------------------------------------------------------------------- */
 
+/* As if nothing had been tried yet. */
+void transfer_reset(transfer *t) {
+  t->issues = 0;
+  t->left = t->kept = t->dead = t->head_ended = false;
+  t->end = UNSEEN;
+  t->head.used = t->body.used = 0;
+  t->code_name = NULL;
+  t->reason[0] = t->message[0] = '\0';
+}
+
 static transfer *add_slot(engine *e) {
   if (e->slot_count == MAX_SLOTS) return NULL;
   transfer **grown = realloc(e->slots, (e->slot_count + 1) * sizeof *grown);
@@ -123,12 +133,10 @@ transfer *engine_begin(engine *e) {
   e->first_free = t->next;
   t->state = BUILDING;
   t->generation = t->generation == UINT32_MAX ? 1 : t->generation + 1; /* an id is never 0 */
-  t->issues = 0;
-  t->head_ended = t->announced = false;
+  t->announced = t->restarted = false;
   atomic_store_explicit(&t->unwanted, false, memory_order_relaxed);
   t->code = CURLE_OK;
-  t->code_name = NULL;
-  t->reason[0] = t->message[0] = '\0';
+  transfer_reset(t);
   return t;
 }
 
@@ -191,7 +199,7 @@ static uint64_t id_of(const transfer *t) {
   return (uint64_t)t->generation * MAX_SLOTS + t->slot;
 }
 
-static transfer *find(engine *e, uint64_t id) {
+transfer *transfer_find(engine *e, uint64_t id) {
   engine_collect(e);
   if (id % MAX_SLOTS >= e->slot_count) return NULL;
   transfer *t = e->slots[id % MAX_SLOTS];
@@ -211,11 +219,11 @@ uint64_t engine_next(engine *e) {
 /* While it is the background thread's, nobody else can tell. */
 static bool may_have_left(const transfer *t) {
   if (t->state == FINISHED) return t->sent;
-  return t->owner->background || transfer_has_left(t);
+  return t->owner->background || t->left;
 }
 
 bool engine_release(engine *e, uint64_t id) {
-  transfer *t = find(e, id);
+  transfer *t = transfer_find(e, id);
   if (t == NULL) return false;
   bool has_left = may_have_left(t);
   engine_discard(t);
@@ -277,125 +285,11 @@ void transfer_give_reason(transfer *t, const char *code_name, const char *what, 
     snprintf(t->reason, sizeof t->reason, "%s", what);
 }
 
-/* A code does not tell whether the request was sent. It was not if libcurl never came to issue it,
- * or if its size is nothing; without a handle to ask, the answer has to be the careful one. */
-bool transfer_has_left(const transfer *t) {
-  long size = 0;
-  if (t->easy == NULL) return true;
-  curl_easy_getinfo(t->easy, CURLINFO_REQUEST_SIZE, &size);
-  return t->issues > 0 && size > 0;
-}
-
 void transfer_finish(transfer *t, CURLcode code) {
   t->status = 0;
   if (t->easy != NULL) curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &t->status);
-  t->sent = transfer_has_left(t);
-  /* For libcurl the end of the connection is as good an end of the head as a blank line. */
-  if (code == CURLE_OK && !t->head_ended)
-    transfer_give_reason(t, "CURLE_PARTIAL_FILE", "the response's head was cut short", 0);
-  /* libcurl has no other word for a line of the head that is longer than it takes. */
-  if (code == CURLE_OUT_OF_MEMORY && t->status != 0)
-    transfer_give_reason(t, "CURLE_TOO_LARGE",
-                         "a line of the response's head is too long, or memory ran out", 0);
+  t->sent = t->left || t->easy == NULL; /* without a handle the answer has to be the careful one */
   t->code = code;
+  result_explain(t);
   stack_push(&t->owner->outbox, t);
-}
-
-/* ---- results ----------------------------------------------------------------------------- */
-
-#define CODE_NAME(name) \
-  { name, #name }
-
-/* The codes that an HTTP transfer can end in, by libcurl's own names. */
-static const struct {
-  CURLcode code;
-  const char *name;
-} code_names[] = {
-    CODE_NAME(CURLE_UNSUPPORTED_PROTOCOL),
-    CODE_NAME(CURLE_FAILED_INIT),
-    CODE_NAME(CURLE_URL_MALFORMAT),
-    CODE_NAME(CURLE_COULDNT_RESOLVE_PROXY),
-    CODE_NAME(CURLE_COULDNT_RESOLVE_HOST),
-    CODE_NAME(CURLE_COULDNT_CONNECT),
-    CODE_NAME(CURLE_WEIRD_SERVER_REPLY),
-    CODE_NAME(CURLE_HTTP2),
-    CODE_NAME(CURLE_PARTIAL_FILE),
-    CODE_NAME(CURLE_WRITE_ERROR),
-    CODE_NAME(CURLE_OUT_OF_MEMORY),
-    CODE_NAME(CURLE_OPERATION_TIMEDOUT),
-    CODE_NAME(CURLE_SSL_CONNECT_ERROR),
-    CODE_NAME(CURLE_ABORTED_BY_CALLBACK),
-    CODE_NAME(CURLE_GOT_NOTHING),
-    CODE_NAME(CURLE_SEND_ERROR),
-    CODE_NAME(CURLE_RECV_ERROR),
-    CODE_NAME(CURLE_SSL_CERTPROBLEM),
-    CODE_NAME(CURLE_SSL_CIPHER),
-    CODE_NAME(CURLE_PEER_FAILED_VERIFICATION),
-    CODE_NAME(CURLE_BAD_CONTENT_ENCODING),
-    CODE_NAME(CURLE_FILESIZE_EXCEEDED),
-    CODE_NAME(CURLE_USE_SSL_FAILED),
-    CODE_NAME(CURLE_SSL_CACERT_BADFILE),
-    CODE_NAME(CURLE_SSL_SHUTDOWN_FAILED),
-    CODE_NAME(CURLE_SSL_ISSUER_ERROR),
-    CODE_NAME(CURLE_SSL_PINNEDPUBKEYNOTMATCH),
-    CODE_NAME(CURLE_SSL_INVALIDCERTSTATUS),
-    CODE_NAME(CURLE_HTTP2_STREAM),
-    CODE_NAME(CURLE_PROXY),
-    CODE_NAME(CURLE_UNRECOVERABLE_POLL),
-};
-
-static const char *code_name(const transfer *t) {
-  if (t->code_name != NULL) return t->code_name;
-  if (t->code == CURLE_OK) return NULL;
-  for (size_t i = 0; i < sizeof code_names / sizeof code_names[0]; i++)
-    if (code_names[i].code == t->code) return code_names[i].name;
-  return "CURLE_OTHER";
-}
-
-static const char *message_of(const transfer *t) {
-  if (t->reason[0] != '\0') return t->reason;
-  return t->message[0] != '\0' ? t->message : curl_easy_strerror(t->code);
-}
-
-transfer_state engine_result_of(engine *e, uint64_t id, engine_result *result) {
-  transfer *t = find(e, id);
-  if (t == NULL) return TRANSFER_UNKNOWN;
-  if (t->state == RUNNING) return TRANSFER_RUNNING;
-  *result = (engine_result){
-      .code = code_name(t),
-      .message = message_of(t),
-      .status = t->status,
-      .sent = t->sent,
-      .head = t->head.bytes,
-      .body = t->body.bytes,
-      .head_size = t->head.used,
-      .body_size = t->body.used,
-  };
-  return TRANSFER_FINISHED;
-}
-
-/* libcurl gives the moments at which each step was done, counted from the start: a step that was not
- * taken has the moment 0 or that of the one before. */
-static double between(double from, double to) {
-  return to > from ? to - from : 0;
-}
-
-bool engine_durations_of(engine *e, uint64_t id, engine_durations *durations) {
-  static const CURLINFO moments[] = {CURLINFO_NAMELOOKUP_TIME, CURLINFO_CONNECT_TIME,
-                                     CURLINFO_APPCONNECT_TIME, CURLINFO_STARTTRANSFER_TIME};
-  enum { LOOKED_UP, CONNECTED, SECURED, FIRST_BYTE, COUNT };
-  double at[COUNT] = {0};
-  long connections = 0;
-  const transfer *t = find(e, id);
-  if (t == NULL || t->state != FINISHED || t->easy == NULL) return false;
-  for (size_t i = 0; i < COUNT; i++) curl_easy_getinfo(t->easy, moments[i], &at[i]);
-  curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &connections);
-  bool is_kept = t->issues > 0 && connections == 0; /* then the first moment means nothing */
-  *durations = (engine_durations){
-      .dns = is_kept ? 0 : at[LOOKED_UP],
-      .connect = between(at[LOOKED_UP], at[CONNECTED]),
-      .tls = between(at[CONNECTED], at[SECURED]),
-      .first_byte = at[FIRST_BYTE],
-  };
-  return true;
 }

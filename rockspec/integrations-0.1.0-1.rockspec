@@ -36,6 +36,7 @@ build = {
     ["integrations.core"] = {
       sources = {
         "csrc/background.c",
+        "csrc/connection.c",
         "csrc/core.c",
         "csrc/easy.c",
         "csrc/engine.c",
@@ -43,6 +44,7 @@ build = {
         "csrc/loop.c",
         "csrc/lua_engine.c",
         "csrc/lua_report.c",
+        "csrc/result.c",
         "csrc/schema.c",
         "csrc/schema_check.c",
         "csrc/sigpipe.c",

@@ -11,10 +11,13 @@
  * All but the first print the microseconds of processor time (user and system) of one call; multi also
  * the seconds that all of them took. */
 #include <curl/curl.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 
 /* Most of libcurl's one-time work is behind it after the first few calls. */
@@ -68,11 +71,25 @@ static const char input[] =
     "\"filters\":{\"email_events\":[\"drop\",\"bounce\"]},"
     "\"properties\":{\"write_key\":\"canary\",\"destination_region\":\"EU\"}}";
 
-/* As the client's: a transfer is issued once. */
+/* The only connection's. */
+static curl_socket_t last_socket = CURL_SOCKET_BAD;
+
+static int on_open(void *context, curl_socket_t socket, curlsocktype purpose) {
+  (void)context, (void)purpose;
+  last_socket = socket;
+  return CURL_SOCKOPT_OK;
+}
+
+/* As the client's: the connection is looked at, what it has sent is noted, and a transfer is issued once. */
 static int on_issue(void *context, char *remote_ip, char *local_ip, int remote_port,
                     int local_port) {
   (void)remote_ip, (void)local_ip, (void)remote_port, (void)local_port;
   int *count = context;
+  char byte;
+  unsigned char traffic[256];
+  socklen_t size = sizeof traffic;
+  if (recv(last_socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) >= 0) return CURL_PREREQFUNC_ABORT;
+  getsockopt(last_socket, IPPROTO_TCP, TCP_INFO, traffic, &size);
   return ++*count == 1 ? CURL_PREREQFUNC_OK : CURL_PREREQFUNC_ABORT;
 }
 
@@ -83,6 +100,7 @@ static void protect_not(CURL *easy) {
 static void protect_by_guard(CURL *easy) {
   curl_easy_setopt(easy, CURLOPT_PREREQFUNCTION, on_issue);
   curl_easy_setopt(easy, CURLOPT_PREREQDATA, &issues);
+  curl_easy_setopt(easy, CURLOPT_SOCKOPTFUNCTION, on_open);
 }
 
 /* libcurl sends again only what it has sent on a connection that it used before (HTTP/1.1). */

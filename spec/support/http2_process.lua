@@ -297,6 +297,12 @@ local faults = {
     connection:close()
   end,
   answer_close = in_turn(answer, Connection.close),
+  -- What a server may say at any time.
+  answer_ping = function(connection, stream)
+    answer(connection, stream)
+    wait()
+    connection:send(frame(PING, 0, 0, ("p"):rep(8)))
+  end,
   answer_abort = in_turn(in_turn(answer, wait), Connection.abort),
   -- Whoever tries again finds nobody.
   refused_stream_leave = in_turn(leave, send_reset(REFUSED_STREAM)),

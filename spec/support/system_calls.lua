@@ -13,10 +13,12 @@ local SOURCE = [[
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 /* Whether it is the turn of this one: INTEGRATIONS_SPEC_FAILING is "epoll_ctl 3" where the third call fails. */
@@ -59,6 +61,49 @@ int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*
   return is_due("pthread_create", &calls) ? EAGAIN : original(thread, attributes, run, context);
 }
 
+/* A server in this process that has not accepted the connection yet does so now. */
+static int accept_pending(void) {
+  for (int i = 3; i < 256; i++) {
+    int listens = 0;
+    socklen_t size = sizeof listens;
+    if (getsockopt(i, SOL_SOCKET, SO_ACCEPTCONN, &listens, &size) != 0 || !listens) continue;
+    int accepted = accept(i, NULL, NULL);
+    if (accepted >= 0) return accepted;
+  }
+  return -1;
+}
+
+/* The other end of the connection, which is in this process, too. */
+static int find_peer(int socket) {
+  struct sockaddr_in own, other;
+  socklen_t size = sizeof own;
+  if (getsockname(socket, (struct sockaddr *)&own, &size) != 0) return -1;
+  for (int i = 3; i < 256; i++) {
+    size = sizeof other;
+    if (getpeername(i, (struct sockaddr *)&other, &size) == 0 && other.sin_port == own.sin_port) return i;
+  }
+  return accept_pending();
+}
+
+static void reset_peer(int socket) {
+  struct linger at_once = {1, 0};
+  int peer = find_peer(socket);
+  setsockopt(peer, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+  close(peer);
+}
+
+/* libcurl's calls, not those of a server in the same process: only libcurl asks for no signal. "send 2 reset" lets the
+ * peer reset the connection just before; "send 2 late" reports a failure of what was done. */
+ssize_t send(int socket, const void *bytes, size_t size, int flags) {
+  static int calls;
+  ssize_t (*original)(int, const void *, size_t, int) =
+      (ssize_t (*)(int, const void *, size_t, int))dlsym(RTLD_NEXT, "send");
+  if (!(flags & MSG_NOSIGNAL) || !is_due("send", &calls)) return original(socket, bytes, size, flags);
+  if (strstr(getenv("INTEGRATIONS_SPEC_FAILING"), "reset")) reset_peer(socket);
+  ssize_t sent = original(socket, bytes, size, flags);
+  return sent < 0 ? sent : fail(ECONNRESET);
+}
+
 typedef struct lua_State lua_State;
 typedef int (*lua_CFunction)(lua_State *L);
 void lua_pushcclosure(lua_State *L, lua_CFunction function, int upvalues);
@@ -76,7 +121,7 @@ int luaopen_close(lua_State *L) {
 ]]
 
 --- The environment of a program in which this one call fails.
----@param failing string "epoll_ctl 3": the third one of them
+---@param failing string "epoll_ctl 3": the third one of them; see above what may stand behind it
 ---@return string[]
 function system_calls.failing(failing)
   preload.build(LIBRARY, SOURCE)
