@@ -7,7 +7,8 @@ local server = require "integrations.emulator.server"
 
 local NOT_PROVED = "the server's identity could not be proved: check the host name, its certificate and ca_file"
 
-local NO_NAME = "no alternative certificate subject name matches target host name '%s'"
+-- What libcurl's releases say alike.
+local NO_NAME = "no alternative certificate subject name matches"
 
 -- So that the servers below could speak to somebody who takes an old protocol.
 local WEAK_CIPHERS = 'ssl_ciphers "ALL:@SECLEVEL=0";'
@@ -126,10 +127,9 @@ describe("over TLS", function()
       end)
 
       local refused = {
-        { "for another host", "other_host", NO_NAME:format "127.0.0.1" },
-        { "for another address", "other_address", NO_NAME:format "127.0.0.1" },
-        { "for a name that only looks like the address", "only_name",
-          NO_NAME:format "127.0.0.1" },
+        { "for another host", "other_host", NO_NAME },
+        { "for another address", "other_address", NO_NAME },
+        { "for a name that only looks like the address", "only_name", NO_NAME },
         { "that has expired", "expired", "certificate has expired" },
         { "that has signed itself", "self_signed", "self-signed certificate" },
         { "of another authority", "other_authority", "unable to get local issuer certificate" },
@@ -156,7 +156,7 @@ describe("over TLS", function()
       base_url = "https://localhost:" .. running.port, ca_file = folder:path "authority.pem",
     })
     check_refused(running, sg, {
-      code = "CURLE_PEER_FAILED_VERIFICATION", message = NOT_PROVED, reason = NO_NAME:format "localhost",
+      code = "CURLE_PEER_FAILED_VERIFICATION", message = NOT_PROVED, reason = NO_NAME,
     })
     assert.same({}, open_trusting(running).integrations:list())
   end)
