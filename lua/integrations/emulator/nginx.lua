@@ -217,8 +217,8 @@ function Running:wait()
 end
 
 --- A server that is forgotten stops when it is collected (Lua 5.2 and newer; Lua 5.1 and LuaJIT ignore this), and at
---- the end of its scope as a `<close>` variable of Lua 5.4. Relying on `stop` is better: a process that is killed
---- leaves its nginx behind.
+--- the end of its scope as a `<close>` variable of Lua 5.4 and newer. Relying on `stop` is better: a process that is
+--- killed leaves its nginx behind.
 Running.__gc = Running.stop
 Running.__close = function(self) self:stop() end
 
