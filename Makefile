@@ -56,7 +56,7 @@ unexport LUA_INIT $(foreach version,5_2 5_3 5_4 5_5,$(addsuffix _$(version),LUA_
 export PATH := $(PATH):/usr/sbin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all deps demo test asan valgrind soak emulator install lint bench env clean
+.PHONY: all deps demo test fresh asan valgrind soak emulator install lint bench env clean
 .DELETE_ON_ERROR:
 
 # One Lua at a time: a user has one, and waits for one.
@@ -93,6 +93,13 @@ demo:
 test:
 	$(call install_missing,$(TEST_PACKAGES))
 	@luas=$$(spec/support/luas $(LUAS)) && MAKE='$(MAKE)' $${luas%% *} spec/support/run.lua "$$luas" $(SPEC)
+
+# The README's commands where there is nothing but git and make: on a bare Debian with a clone of the last commit.
+# make fresh SUITE=sid TARGETS=test LUAS=lua5.4
+SUITE ?= trixie
+TARGETS ?= demo test
+fresh:
+	@spec/support/fresh '$(SUITE)' '$(TARGETS)' $(MAKEOVERRIDES)
 
 # Every spec once more, with each Lua process watched for errors and leaks of memory, by AddressSanitizer with
 # UndefinedBehaviorSanitizer or by valgrind. Each has builds of its own, and takes LUAS and SPEC as `test` does.
