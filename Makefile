@@ -8,6 +8,8 @@ LUA_VERSION = $(if $(filter luajit,$(LUA)),5.1,$(LUA:lua%=%))
 PREFIX ?= /usr/local
 INST_LUADIR ?= $(PREFIX)/share/lua/$(LUA_VERSION)
 INST_LIBDIR ?= $(PREFIX)/lib/lua/$(LUA_VERSION)
+INST_BINDIR ?= $(PREFIX)/bin
+INST_DOCDIR ?= $(PREFIX)/share/doc/integrations
 
 # A module built for one Lua does not load in another, so each Lua has a folder of its own.
 BUILD = build/$(LUA)
@@ -32,7 +34,7 @@ WARNINGS = -pedantic -Wall -Wextra -Wcast-align -Wcast-qual -Wconversion -Wno-si
 CFLAGS ?= -O2
 LIBFLAG ?= -shared
 # no-plt: with everything bound at load time the detour of each call into Lua costs and buys nothing.
-C_FLAGS = -std=c11 -fPIC -fno-plt -fvisibility=hidden -pthread -D_GNU_SOURCE $(WARNINGS) $(CURL_CFLAGS) $(CFLAGS)
+C_FLAGS = -std=c11 -fPIC -fno-plt -fvisibility=hidden -pthread -D_GNU_SOURCE $(WARNINGS) $(CURL_CFLAGS) $(CPPFLAGS) $(CFLAGS)
 L_FLAGS = $(LIBFLAG) -pthread -Wl,-z,now $(LDFLAGS)
 
 # What spec/support/packages takes: the first name of a|b that the release has; of a| none, if it has none.
@@ -56,7 +58,7 @@ unexport LUA_INIT $(foreach version,5_2 5_3 5_4 5_5,$(addsuffix _$(version),LUA_
 export PATH := $(PATH):/usr/sbin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all deps demo test fresh asan valgrind soak emulator install lint bench env clean
+.PHONY: all deps demo test fresh asan valgrind soak emulator install uninstall lint bench env clean
 .DELETE_ON_ERROR:
 
 # One Lua at a time: a user has one, and waits for one.
@@ -128,6 +130,14 @@ install: all
 	@for file in $(LUA_FILES:lua/%=%); do \
 	  install -D -m 644 "lua/$$file" '$(DESTDIR)$(INST_LUADIR)/'"$$file" || exit 1; \
 	done
+	install -D -m 644 LICENSE '$(DESTDIR)$(INST_DOCDIR)/LICENSE'
+	@mkdir -p '$(DESTDIR)$(INST_BINDIR)'
+	sed '1s/lua$$/$(LUA)/' lua/integrations/emulator/command.lua >'$(DESTDIR)$(INST_BINDIR)/integrations-emulator'
+	@chmod 755 '$(DESTDIR)$(INST_BINDIR)/integrations-emulator'
+
+uninstall:
+	rm -rf '$(DESTDIR)$(INST_LIBDIR)/integrations' '$(DESTDIR)$(INST_LUADIR)/integrations' \
+	  '$(DESTDIR)$(INST_DOCDIR)' '$(DESTDIR)$(INST_BINDIR)/integrations-emulator'
 
 # Compiled in full, not only parsed: libcurl's own type checks and the flow warnings come from the optimiser.
 define check_c

@@ -76,7 +76,7 @@ local function with_folder(test)
 end
 
 -- Requires the client in a process that finds Lua modules in one place only, and runs somewhere else. The C path
--- keeps the system's folders behind, for lua-cjson.
+-- keeps the system's folders behind, for lua-cjson, and the one where the specs' own build of it is.
 local function require_from(prefix)
   local program = [[
     local sendgrid = require("integrations.sendgrid")
@@ -84,8 +84,10 @@ local function require_from(prefix)
     print(require("integrations").version)
   ]]
   local share, lib = prefix .. "/share/lua/" .. LUA_VERSION, prefix .. "/lib/lua/" .. LUA_VERSION
-  return run(("cd / && %s LUA_PATH='%s/?.lua;%s/?/init.lua' LUA_CPATH='%s/?.so;;' %s -e '%s'")
-    :format(CLEAN, share, share, lib, LUA, program))
+  return run(([[
+    modules=$PWD/build/modules/%s && cd / &&
+    %s LUA_PATH='%s/?.lua;%s/?/init.lua' LUA_CPATH="%s/?.so;$modules/?.so;;" %s -e '%s'
+  ]]):format(LUA, CLEAN, share, share, lib, LUA, program))
 end
 
 describe("packaging", function()
@@ -134,12 +136,16 @@ describe("packaging", function()
 
   it("works from where make install puts it", function()
     with_folder(function(folder)
-      run(CLEAN .. ("make install LUA=%s PREFIX=/usr DESTDIR=%s"):format(LUA, quote(folder)))
+      local options = ("LUA=%s PREFIX=/usr DESTDIR=%s"):format(LUA, quote(folder))
+      run(CLEAN .. "make install " .. options)
       assert.equal(require("integrations").version .. "\n", require_from(folder .. "/usr"))
+      assert.truthy(read(folder .. "/usr/bin/integrations-emulator"):find(LUA, 1, true))
+      run(CLEAN .. "make uninstall " .. options)
+      assert.equal("", run(("find %s ! -type d"):format(quote(folder))))
     end)
   end)
 
-  -- The newest Lua and LuaJIT stand for the others: this compiles everything once more.
+  -- Lua 5.4 and LuaJIT stand for the others: this compiles everything once more.
   if LUA == "lua5.4" or LUA == "luajit" then
     it("works from where LuaRocks puts it", function()
       local _, rockspec = load_rockspec()
