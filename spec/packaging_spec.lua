@@ -104,6 +104,16 @@ describe("packaging", function()
     assert.equal(("rockspec/integrations-%s-1.rockspec"):format(version), path)
   end)
 
+  it("is for the same Luas everywhere", function()
+    local newest = 1
+    for minor in read("Makefile"):match("\nLUAS = ([^\n]+)"):gmatch("lua5%.(%d)") do
+      newest = math.max(newest, tonumber(minor))
+    end
+    assert.equal(("lua >= 5.1, < 5.%d"):format(newest + 1), load_rockspec().dependencies[1])
+    assert.truthy(read("README.md"):find("Lua 5.1 to 5." .. newest, 1, true))
+    assert.truthy(read("CHANGELOG.md"):find((", 5.%d and LuaJIT"):format(newest), 1, true))
+  end)
+
   it("lists every C source in the rockspec, and no other", function()
     local sources = load_rockspec().build.modules["integrations.core"].sources
     table.sort(sources)
