@@ -38,12 +38,12 @@ done
 ]]
 
 -- A process counts as gone once it is a zombie: in a container nobody may ever collect it. The command line guards
--- against a number that meanwhile belongs to somebody else.
+-- against a number that meanwhile belongs to somebody else; its file may go at any moment, so errors are muted first.
 local ALIVE = [[
 alive() {
   kill -0 "$pid" 2>/dev/null || return 1
   [ -r "/proc/$pid/cmdline" ] || return 0
-  tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$1/nginx.conf"
+  tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$1/nginx.conf"
 }
 pid=$(cat "$1/nginx.pid" 2>/dev/null)
 ]]
