@@ -49,7 +49,7 @@ TEST_PACKAGES = $(DEMO_PACKAGES) $(call packages_of,lua5.4 $(LUAS)) lua-busted l
 
 # Where this checkout's modules are; ';;' keeps the system's own behind them.
 CHECKOUT_LUA_PATH = $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
-# Modules that Debian lacks for this Lua, as spec/support/luas builds them, come in between.
+# What Debian lacks for this Lua, and spec/support/cjson builds, comes in between.
 CHECKOUT_LUA_CPATH = $(CURDIR)/$(BUILD)/?.so;$(CURDIR)/build/modules/$(LUA)/?.so;;
 
 # The versioned names would win over the paths above, and an init file would run before every test.
@@ -87,6 +87,7 @@ demo emulator bench soak: export LUA_CPATH = $(CHECKOUT_LUA_CPATH)
 # The first thing to try after a clone: the client against the emulator, over real HTTP.
 demo:
 	$(call install_missing,$(DEMO_PACKAGES))
+	@spec/support/cjson $(LUA)
 	@$(MAKE) -s all
 	@$(LUA) lua/integrations/examples/demo.lua
 
