@@ -1,4 +1,4 @@
--- What Lua 5.1 to 5.4 and LuaJIT all have; a newer name must be asked for, so it must be listed here.
+-- What Lua 5.1 to 5.5 and LuaJIT all have; a newer name must be asked for, so it must be listed here.
 std = "min"
 read_globals = {
   "jit",

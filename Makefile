@@ -1,13 +1,15 @@
 # Builds, tests and installs the rock. `make` alone builds for Lua 5.4; every target takes LUA=lua5.1 ... luajit.
 
 # The names of Debian: each is an interpreter, and a pkg-config module with its headers.
-LUAS = lua5.4 luajit lua5.1 lua5.2 lua5.3
+LUAS = lua5.4 luajit lua5.1 lua5.2 lua5.3 lua5.5
 LUA ?= lua5.4
 LUA_VERSION = $(if $(filter luajit,$(LUA)),5.1,$(LUA:lua%=%))
 
 PREFIX ?= /usr/local
 INST_LUADIR ?= $(PREFIX)/share/lua/$(LUA_VERSION)
 INST_LIBDIR ?= $(PREFIX)/lib/lua/$(LUA_VERSION)
+INST_BINDIR ?= $(PREFIX)/bin
+INST_DOCDIR ?= $(PREFIX)/share/doc/integrations
 
 # A module built for one Lua does not load in another, so each Lua has a folder of its own.
 BUILD = build/$(LUA)
@@ -32,28 +34,31 @@ WARNINGS = -pedantic -Wall -Wextra -Wcast-align -Wcast-qual -Wconversion -Wno-si
 CFLAGS ?= -O2
 LIBFLAG ?= -shared
 # no-plt: with everything bound at load time the detour of each call into Lua costs and buys nothing.
-C_FLAGS = -std=c11 -fPIC -fno-plt -fvisibility=hidden -pthread -D_GNU_SOURCE $(WARNINGS) $(CURL_CFLAGS) $(CFLAGS)
+C_FLAGS = -std=c11 -fPIC -fno-plt -fvisibility=hidden -pthread -D_GNU_SOURCE $(WARNINGS) $(CURL_CFLAGS) $(CPPFLAGS) $(CFLAGS)
 L_FLAGS = $(LIBFLAG) -pthread -Wl,-z,now $(LDFLAGS)
 
-DEMO_PACKAGES = gcc libc6-dev pkg-config libcurl4-openssl-dev lua5.4 liblua5.4-dev lua-cjson \
+# What spec/support/packages takes: the first name of a|b that the release has; of a| none, if it has none.
+packages_of = $(foreach lua,$(1),$(or $(PACKAGES_$(lua)),$(lua)| lib$(lua)-dev|))
+PACKAGES_lua5.1 = lua5.1| liblua5.1-0-dev|
+# The LuaJIT that nginx's Lua module uses, and excludes all others: luajit2 in Debian 12, luajit since.
+PACKAGES_luajit = luajit2|luajit| libluajit2-5.1-dev|libluajit-5.1-dev|
+DEMO_PACKAGES = gcc libc6-dev pkg-config libcurl4-openssl-dev $(call packages_of,$(LUA)) lua-cjson \
   nginx libnginx-mod-http-lua openssl ca-certificates
-# luajit2, never luajit: nginx's Lua module and Debian's luajit exclude each other.
-TEST_PACKAGES = $(DEMO_PACKAGES) lua5.1 lua5.2 lua5.3 liblua5.1-0-dev liblua5.2-dev liblua5.3-dev \
-  luajit2 libluajit2-5.1-dev lua-busted lua-check lua-socket lua-sec luarocks curl
-CHECK_PACKAGES = $(TEST_PACKAGES) valgrind
+# lua5.4 runs the fault server.
+TEST_PACKAGES = $(DEMO_PACKAGES) $(call packages_of,lua5.4 $(LUAS)) lua-busted lua-check lua-socket lua-sec luarocks curl
 
 # Where this checkout's modules are; ';;' keeps the system's own behind them.
 CHECKOUT_LUA_PATH = $(CURDIR)/lua/?.lua;$(CURDIR)/lua/?/init.lua;;
-CHECKOUT_LUA_CPATH = $(CURDIR)/$(BUILD)/?.so;;
+# What Debian lacks for this Lua, and spec/support/cjson builds, comes in between.
+CHECKOUT_LUA_CPATH = $(CURDIR)/$(BUILD)/?.so;$(CURDIR)/build/modules/$(LUA)/?.so;;
 
 # The versioned names would win over the paths above, and an init file would run before every test.
-unexport LUA_INIT LUA_INIT_5_2 LUA_INIT_5_3 LUA_INIT_5_4
-unexport LUA_PATH_5_2 LUA_PATH_5_3 LUA_PATH_5_4 LUA_CPATH_5_2 LUA_CPATH_5_3 LUA_CPATH_5_4
+unexport LUA_INIT $(foreach version,5_2 5_3 5_4 5_5,$(addsuffix _$(version),LUA_INIT LUA_PATH LUA_CPATH))
 # Debian keeps nginx in /usr/sbin, which is not in every user's PATH.
 export PATH := $(PATH):/usr/sbin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: all deps demo test asan valgrind soak emulator install lint bench env clean
+.PHONY: all deps demo test fresh asan valgrind soak emulator install uninstall lint bench env clean
 .DELETE_ON_ERROR:
 
 # One Lua at a time: a user has one, and waits for one.
@@ -70,50 +75,11 @@ $(BUILD)/%.o: csrc/%.c Makefile
 
 -include $(OBJECTS:.o=.d)
 
-# Run as root with the names of the missing packages. Debian starts a fresh nginx on port 80 at once and at every
-# boot; only its program is wanted here, so a policy forbids the start and the service is disabled afterwards.
-define INSTALL_PACKAGES
-set -e
-export DEBIAN_FRONTEND=noninteractive
-if [ -x /usr/sbin/nginx ]; then fresh_nginx=false; else fresh_nginx=true; fi
-if $$fresh_nginx && [ ! -e /usr/sbin/policy-rc.d ]; then
-  trap 'rm -f /usr/sbin/policy-rc.d' EXIT
-  trap 'exit 1' HUP INT TERM
-  printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d
-  chmod 755 /usr/sbin/policy-rc.d
-fi
-apt-get -qq update || echo 'apt-get update failed; trying with the package lists there are' >&2
-apt-get -qq -y --no-install-recommends install "$$@"
-if $$fresh_nginx && [ -x /usr/sbin/nginx ]; then
-  systemctl --quiet disable nginx 2>/dev/null || update-rc.d nginx disable 2>/dev/null || true
-fi
-endef
-export INSTALL_PACKAGES
-
-# Installs what is missing of a list of Debian packages. Needs neither root nor the network when nothing is.
-define install_missing
-@if ! command -v apt-get >/dev/null; then \
-  echo 'Not a Debian system: the counterparts of these packages are taken to be there: $(1)'; \
-  exit 0; \
-fi; \
-installed=$$(dpkg-query -W -f '$${Package}=$${db:Status-Status}\n' $(1) 2>/dev/null); \
-missing=; \
-for package in $(1); do \
-  echo "$$installed" | grep -qxF "$$package=installed" || missing="$$missing $$package"; \
-done; \
-[ -n "$$missing" ] || exit 0; \
-echo "Installing$$missing"; \
-if [ "$$(id -u)" = 0 ]; then as_root=; else as_root=sudo; fi; \
-if [ -n "$$as_root" ] && ! command -v sudo >/dev/null; then \
-  echo "There is no sudo here. As root: apt-get install$$missing" >&2; \
-  exit 1; \
-fi; \
-$$as_root sh -c "$$INSTALL_PACKAGES" install_packages $$missing </dev/null
-endef
+install_missing = @spec/support/packages '$(sort $(1))'
 
 # What every other target needs, so that a fresh machine needs only git and make.
 deps:
-	$(call install_missing,$(CHECK_PACKAGES))
+	$(call install_missing,$(TEST_PACKAGES) valgrind)
 
 demo emulator bench soak: export LUA_PATH = $(CHECKOUT_LUA_PATH)
 demo emulator bench soak: export LUA_CPATH = $(CHECKOUT_LUA_CPATH)
@@ -121,6 +87,7 @@ demo emulator bench soak: export LUA_CPATH = $(CHECKOUT_LUA_CPATH)
 # The first thing to try after a clone: the client against the emulator, over real HTTP.
 demo:
 	$(call install_missing,$(DEMO_PACKAGES))
+	@spec/support/cjson $(LUA)
 	@$(MAKE) -s all
 	@$(LUA) lua/integrations/examples/demo.lua
 
@@ -128,7 +95,14 @@ demo:
 # make test LUAS=lua5.4 SPEC=spec/retry_spec.lua
 test:
 	$(call install_missing,$(TEST_PACKAGES))
-	@MAKE='$(MAKE)' $(firstword $(LUAS)) spec/support/run.lua '$(LUAS)' $(SPEC)
+	@luas=$$(spec/support/luas $(LUAS)) && MAKE='$(MAKE)' $${luas%% *} spec/support/run.lua "$$luas" $(SPEC)
+
+# The README's commands where there is nothing but git and make: on a bare Debian with a clone of the last commit.
+# make fresh SUITE=sid TARGETS=test LUAS=lua5.4
+SUITE ?= trixie
+TARGETS ?= demo test
+fresh:
+	@spec/support/fresh '$(SUITE)' '$(TARGETS)' $(MAKEOVERRIDES)
 
 # Every spec once more, with each Lua process watched for errors and leaks of memory, by AddressSanitizer with
 # UndefinedBehaviorSanitizer or by valgrind. Each has builds of its own, and takes LUAS and SPEC as `test` does.
@@ -138,7 +112,7 @@ asan: WATCHED_CFLAGS = -O1 -g -fno-omit-frame-pointer -fsanitize=address,undefin
 asan: WATCHED_LDFLAGS = -fsanitize=address,undefined -static-libubsan -Wl,--exclude-libs,ALL
 valgrind: WATCHED_CFLAGS = -O2 -g
 asan valgrind:
-	$(call install_missing,$(CHECK_PACKAGES))
+	$(call install_missing,$(TEST_PACKAGES) $(filter valgrind,$@))
 	@rm -rf build/$@/bin build/$@/reports
 	@mkdir -p build/$@/bin build/$@/reports
 	@for lua in $(LUAS); do ln -s ../../../spec/support/instrumented build/$@/bin/$$lua; done
@@ -157,6 +131,14 @@ install: all
 	@for file in $(LUA_FILES:lua/%=%); do \
 	  install -D -m 644 "lua/$$file" '$(DESTDIR)$(INST_LUADIR)/'"$$file" || exit 1; \
 	done
+	install -D -m 644 LICENSE '$(DESTDIR)$(INST_DOCDIR)/LICENSE'
+	@mkdir -p '$(DESTDIR)$(INST_BINDIR)'
+	sed '1s/lua$$/$(LUA)/' lua/integrations/emulator/command.lua >'$(DESTDIR)$(INST_BINDIR)/integrations-emulator'
+	@chmod 755 '$(DESTDIR)$(INST_BINDIR)/integrations-emulator'
+
+uninstall:
+	rm -rf '$(DESTDIR)$(INST_LIBDIR)/integrations' '$(DESTDIR)$(INST_LUADIR)/integrations' \
+	  '$(DESTDIR)$(INST_DOCDIR)' '$(DESTDIR)$(INST_BINDIR)/integrations-emulator'
 
 # Compiled in full, not only parsed: libcurl's own type checks and the flow warnings come from the optimiser.
 define check_c
@@ -166,13 +148,15 @@ define check_c
 done
 
 endef
+# Where a Lua is not to be had, `make test` says so.
+CHECKED_LUAS = $(or $(shell for lua in $(LUAS); do pkg-config --exists $$lua && echo $$lua; done),$(LUAS))
 COMPILERS = gcc $(shell command -v clang >/dev/null && echo clang)
 
 # Warnings are errors here and only here: a new compiler must not keep a user from building.
 lint:
 	luacheck --no-color --quiet lua spec
 	luarocks lint $(ROCKSPEC)
-	$(foreach compiler,$(COMPILERS),$(foreach lua,$(LUAS),$(call check_c,$(compiler),$(lua))))
+	$(foreach compiler,$(COMPILERS),$(foreach lua,$(CHECKED_LUAS),$(call check_c,$(compiler),$(lua))))
 	@if command -v clang-format >/dev/null; then clang-format --dry-run -Werror $(SOURCES) $(HEADERS); fi
 
 # Needs the flags that users build with: a debug build would measure itself. All, or one of the sections:

@@ -1,4 +1,4 @@
-/* The few names of the Lua C API that differ between 5.1, LuaJIT and 5.2 to 5.4. */
+/* The few names of the Lua C API that differ between 5.1, LuaJIT and 5.2 to 5.5. */
 #ifndef INTEGRATIONS_COMPAT_H
 #define INTEGRATIONS_COMPAT_H
 

@@ -21,7 +21,7 @@ description = {
 supported_platforms = { "linux" } -- the core waits by epoll
 
 dependencies = {
-  "lua >= 5.1, < 5.5",
+  "lua >= 5.1, < 5.6",
   "lua-cjson >= 2.1.0",
 }
 

@@ -358,11 +358,11 @@ describe("the emulator's segments", function()
     for _, name in ipairs { "ids", "parent_list_ids" } do
       local form = faults(name, name .. " must be one comma-delimited parameter")
       local empty = faults(name, name .. " must not contain an empty string")
-      for query, expected in pairs {
+      for form_of_query, expected in pairs {
         ["?%s=a&%s=b"] = form, ["?%s[]=a"] = form, ["?%s%%5B0%%5D=a"] = form,
         ["?%s=a,"] = empty, ["?%s=,a"] = empty, ["?%s=,"] = empty,
       } do
-        query = query:format(name, name)
+        local query = form_of_query:format(name, name)
         it(("but not by %s"):format(query:sub(1, 60)), function()
           expect(400, expected, call("GET", query))
         end)

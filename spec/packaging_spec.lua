@@ -76,7 +76,7 @@ local function with_folder(test)
 end
 
 -- Requires the client in a process that finds Lua modules in one place only, and runs somewhere else. The C path
--- keeps the system's folders behind, for lua-cjson.
+-- keeps the system's folders behind, for lua-cjson, and the one where the specs' own build of it is.
 local function require_from(prefix)
   local program = [[
     local sendgrid = require("integrations.sendgrid")
@@ -84,8 +84,10 @@ local function require_from(prefix)
     print(require("integrations").version)
   ]]
   local share, lib = prefix .. "/share/lua/" .. LUA_VERSION, prefix .. "/lib/lua/" .. LUA_VERSION
-  return run(("cd / && %s LUA_PATH='%s/?.lua;%s/?/init.lua' LUA_CPATH='%s/?.so;;' %s -e '%s'")
-    :format(CLEAN, share, share, lib, LUA, program))
+  return run(([[
+    modules=$PWD/build/modules/%s && cd / &&
+    %s LUA_PATH='%s/?.lua;%s/?/init.lua' LUA_CPATH="%s/?.so;$modules/?.so;;" %s -e '%s'
+  ]]):format(LUA, CLEAN, share, share, lib, LUA, program))
 end
 
 describe("packaging", function()
@@ -100,6 +102,16 @@ describe("packaging", function()
     assert.equal(version .. "-1", rockspec.version)
     assert.equal("v" .. version, rockspec.source.tag)
     assert.equal(("rockspec/integrations-%s-1.rockspec"):format(version), path)
+  end)
+
+  it("is for the same Luas everywhere", function()
+    local newest = 1
+    for minor in read("Makefile"):match("\nLUAS = ([^\n]+)"):gmatch("lua5%.(%d)") do
+      newest = math.max(newest, tonumber(minor))
+    end
+    assert.equal(("lua >= 5.1, < 5.%d"):format(newest + 1), load_rockspec().dependencies[1])
+    assert.truthy(read("README.md"):find("Lua 5.1 to 5." .. newest, 1, true))
+    assert.truthy(read("CHANGELOG.md"):find((", 5.%d and LuaJIT"):format(newest), 1, true))
   end)
 
   it("lists every C source in the rockspec, and no other", function()
@@ -134,12 +146,16 @@ describe("packaging", function()
 
   it("works from where make install puts it", function()
     with_folder(function(folder)
-      run(CLEAN .. ("make install LUA=%s PREFIX=/usr DESTDIR=%s"):format(LUA, quote(folder)))
+      local options = ("LUA=%s PREFIX=/usr DESTDIR=%s"):format(LUA, quote(folder))
+      run(CLEAN .. "make install " .. options)
       assert.equal(require("integrations").version .. "\n", require_from(folder .. "/usr"))
+      assert.truthy(read(folder .. "/usr/bin/integrations-emulator"):find(LUA, 1, true))
+      run(CLEAN .. "make uninstall " .. options)
+      assert.equal("", run(("find %s ! -type d"):format(quote(folder))))
     end)
   end)
 
-  -- The newest Lua and LuaJIT stand for the others: this compiles everything once more.
+  -- Lua 5.4 and LuaJIT stand for the others: this compiles everything once more.
   if LUA == "lua5.4" or LUA == "luajit" then
     it("works from where LuaRocks puts it", function()
       local _, rockspec = load_rockspec()

@@ -53,7 +53,7 @@ describe("integrations.sendgrid", function()
     end)
 
     it("knows the two hosts, and no third", function()
-      for region, host in pairs { global = "https://api.sendgrid.com", eu = "https://api.eu.sendgrid.com" } do
+      for region, host in pairs { ["global"] = "https://api.sendgrid.com", eu = "https://api.eu.sendgrid.com" } do
         local sg, requests = new({ empty_list }, { region = region })
         sg.integrations:list()
         assert.equal(host .. "/v3/marketing/integrations", requests[1].url)

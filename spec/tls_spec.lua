@@ -78,7 +78,7 @@ describe("over TLS", function()
 
   --- What has reached the emulator, asked by somebody who trusts everybody.
   local function ledger(running)
-    return process.shell("curl -s -k -m 10 --noproxy '*' --ciphers DEFAULT@SECLEVEL=0 " .. running.url
+    return process.shell("curl -s -k -m 10 --noproxy '*' --tlsv1.1 --ciphers DEFAULT@SECLEVEL=0 " .. running.url
       .. "/_emulator/requests")
   end
 

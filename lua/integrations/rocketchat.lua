@@ -120,8 +120,8 @@ end
 -- end. One sentence stays as it is.
 local function read_text(text)
   local faults, seen = {}, {}
-  for line in text:gmatch "[^\n]+" do
-    line = line:match "^%s*(.-)%s*$"
+  for found in text:gmatch "[^\n]+" do
+    local line = found:match "^%s*(.-)%s*$"
     local fault = read_line(text:find("\n", 1, true) and line:gsub("%s*%[[%w_%-]+%]$", "") or line)
     local key = fault and (fault.field or "") .. " " .. fault.message
     if fault and not seen[key] then

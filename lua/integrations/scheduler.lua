@@ -144,7 +144,7 @@ function Scheduler:start(body, on_end)
   return started
 end
 
--- Lua 5.4 closes the variables of a coroutine that raised only when asked to.
+-- Lua 5.4 and newer close the variables of a coroutine that raised only when asked to.
 local close = rawget(coroutine, "close")
 
 local function pass_on(self, one, ok, value, extra)

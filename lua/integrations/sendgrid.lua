@@ -21,8 +21,9 @@ local options = {
   },
 }
 
+-- Lua 5.5 can be built with `global` as a reserved word.
 local hosts = {
-  global = "https://api.sendgrid.com",
+  ["global"] = "https://api.sendgrid.com",
   eu = "https://api.eu.sendgrid.com",
 }
 

@@ -38,12 +38,12 @@ done
 ]]
 
 -- A process counts as gone once it is a zombie: in a container nobody may ever collect it. The command line guards
--- against a number that meanwhile belongs to somebody else.
+-- against a number that meanwhile belongs to somebody else; its file may go at any moment, so errors are muted first.
 local ALIVE = [[
 alive() {
   kill -0 "$pid" 2>/dev/null || return 1
   [ -r "/proc/$pid/cmdline" ] || return 0
-  tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$1/nginx.conf"
+  tr '\0' ' ' 2>/dev/null <"/proc/$pid/cmdline" | grep -qF "$1/nginx.conf"
 }
 pid=$(cat "$1/nginx.pid" 2>/dev/null)
 ]]
@@ -217,8 +217,8 @@ function Running:wait()
 end
 
 --- A server that is forgotten stops when it is collected (Lua 5.2 and newer; Lua 5.1 and LuaJIT ignore this), and at
---- the end of its scope as a `<close>` variable of Lua 5.4. Relying on `stop` is better: a process that is killed
---- leaves its nginx behind.
+--- the end of its scope as a `<close>` variable of Lua 5.4 and newer. Relying on `stop` is better: a process that is
+--- killed leaves its nginx behind.
 Running.__gc = Running.stop
 Running.__close = function(self) self:stop() end
 
