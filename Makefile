@@ -124,11 +124,17 @@ demo:
 	@$(MAKE) -s all
 	@$(LUA) lua/integrations/examples/demo.lua
 
-# Everything that must hold: the builds, lint and the specs on every Lua. For less:
-# make test LUAS=lua5.4 SPEC=spec/retry_spec.lua
+# Everything that must hold: the builds, lint and the specs on every Lua, JOBS of them at once. For less:
+# make test LUAS=lua5.4 SPEC=spec/retry_spec.lua LINT=no
 test:
 	$(call install_missing,$(TEST_PACKAGES))
-	@MAKE='$(MAKE)' $(firstword $(LUAS)) spec/support/run.lua '$(LUAS)' $(SPEC)
+	@MAKE='$(MAKE)' JOBS='$(JOBS)' LINT='$(LINT)' FULL='$(FULL)' \
+	  $(firstword $(LUAS)) spec/support/run.lua '$(LUAS)' $(SPEC)
+
+# What the runner starts each spec with.
+build/keep: spec/support/keep.c
+	@mkdir -p $(@D)
+	gcc -std=c11 -D_GNU_SOURCE -O1 -Wall -Wextra -o $@ $<
 
 # Every spec once more, with each Lua process watched for errors and leaks of memory, by AddressSanitizer with
 # UndefinedBehaviorSanitizer or by valgrind. Each has builds of its own, and takes LUAS and SPEC as `test` does.
@@ -139,8 +145,8 @@ asan: WATCHED_LDFLAGS = -fsanitize=address,undefined -static-libubsan -Wl,--excl
 valgrind: WATCHED_CFLAGS = -O2 -g
 asan valgrind:
 	$(call install_missing,$(CHECK_PACKAGES))
-	@rm -rf build/$@/bin build/$@/reports
-	@mkdir -p build/$@/bin build/$@/reports
+	@rm -rf build/$@/bin
+	@mkdir -p build/$@/bin
 	@for lua in $(LUAS); do ln -s ../../../spec/support/instrumented build/$@/bin/$$lua; done
 	@ln -sf "$$(gcc -print-file-name=libasan.so)" build/$@/libasan.so
 	@gcc -shared -fPIC -o build/$@/forget_preload.so spec/support/forget_preload.c
