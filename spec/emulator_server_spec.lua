@@ -436,6 +436,13 @@ describe("the emulator's server", function()
       return assert(file "out":match "emulator: (%S+)\n", file "out"), file "out", file "pid":match "%d+"
     end
 
+    --- Whether it waits for the key already: its shell naps meanwhile.
+    local function is_waiting(pid)
+      for _, below in ipairs(process.below(pid)) do
+        if process.read_file(("/proc/%s/comm"):format(below)) == "sleep\n" then return true end
+      end
+    end
+
     local function gone(url)
       return nginx.eventually(function() return curl(url .. "/_emulator/health") == 0 end)
     end
@@ -456,8 +463,10 @@ describe("the emulator's server", function()
 
     it("stops at Ctrl-C", function()
       local url, _, group = serve ""
+      assert.is_true(nginx.eventually(function() return is_waiting(group) end))
       shell("kill -INT -" .. group)
-      assert.truthy(nginx.eventually(function() return file "out":find "Ctrl%-C stops it%.\n.-0\n$" end), file "out")
+      assert.truthy(nginx.eventually(function() return file "out":find "Ctrl%-C stops it%.\n.-\n?%d+\n$" end))
+      assert.equal("0", file "out":match "(%d+)\n$")
       assert.equal(0, (curl(url .. "/_emulator/health")))
     end)
   end)

@@ -115,7 +115,7 @@ describe("the key", function()
   end
   for class, row in pairs(one_of_each) do
     it("is in nothing that a program can print, class " .. class .. ": " .. row.name, function()
-      local output, ledger = life(row, { timeout = classes.timeouts[class] })
+      local output, ledger = life(row, { timeout = classes.timeout(row) })
       assert.is_nil(output:find(KEY, 1, true))
       assert.equal("", ledger.received.elsewhere)
     end)

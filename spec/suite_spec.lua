@@ -55,19 +55,9 @@ describe("what a spec has started", function()
     return process.read_file(("/proc/%s/stat"):format(pid)):match "^.*%) %S (%d+)"
   end
 
-  --- All processes below one.
-  local function below(pid, found)
-    found = found or {}
-    for child in (process.read_file(("/proc/%s/task/%s/children"):format(pid, pid)) or ""):gmatch "%d+" do
-      found[#found + 1] = child
-      below(child, found)
-    end
-    return found
-  end
-
   --- Kills one of them, and waits for the end. Returns what the keeper says of it.
   local function check_gone(keeping, killed)
-    local started = below(keeping)
+    local started = process.below(keeping)
     assert.is_true(#started >= AT_LEAST, #started .. " processes")
     process.shell("kill -KILL " .. killed)
     local said = keeper:read "*a"
@@ -90,7 +80,7 @@ describe("what a spec has started", function()
     assert.truthy(process.shell "build/keep kept 0.1 sleep 1000":find "^kept 124 ")
     local program = start "build/keep kept 60 %s %s"
     local keeping = parent_of(program)
-    local started = below(keeping)
+    local started = process.below(keeping)
     process.shell("kill -INT " .. keeping)
     assert.truthy(keeper:read "*a":find "^kept 130 ")
     for _, pid in ipairs(started) do assert.is_false(nginx.is_running(pid), pid) end

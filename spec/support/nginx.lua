@@ -30,7 +30,7 @@ ${locations}
 }
 ]]
 
-local PATIENCE = 10 -- seconds
+local PATIENCE = 60 -- seconds, which only what hangs takes
 
 -- Without what a surrounding make has set, and up to date.
 local BUILD = "env -u MAKEFLAGS -u MAKELEVEL make -s LUA=luajit all"

@@ -44,7 +44,8 @@ end
 -- Others may pass through it: a spec becomes an ordinary user.
 local folder = assert(ask 'mktemp -d "${TMPDIR:-/tmp}/integrations-run.XXXXXXXXXX"':match "^(/[^\n]+)\n$")
 ask("chmod 711 " .. folder)
-local jobs_at_once = tonumber(os.getenv "JOBS") or tonumber(ask "nproc") or 1
+-- Twice as many as there are processors, since a spec waits most of the time.
+local jobs_at_once = tonumber(os.getenv "JOBS") or 2 * (tonumber(ask "nproc") or 1)
 local ended
 
 local function quote(text)
