@@ -152,7 +152,7 @@ describe("the engine", function()
 
   local function open(options)
     options = options or {}
-    options.origin = options.origin or running.url
+    options.origin, options.connect_timeout_ms = options.origin or running.url, options.connect_timeout_ms or 60000
     local engine = assert(core.engine(options))
     engines[#engines + 1] = engine
     return engine
@@ -1238,6 +1238,7 @@ describe("the engine", function()
     ]]
 
     local function check(step, before, count)
+      before, count = math.ceil(before / process.slowness), math.ceil(count / process.slowness)
       local output, status = process.run_lua(PROGRAM:format(running.url, step, before, count))
       assert.same({ 0, 0 }, { status, tonumber(output:match "^steady (%S+)$") }, output)
     end

@@ -46,14 +46,15 @@ local classes = {
   fine = all(works(1)),
 }
 
--- How long a call may take, in seconds: where nobody answers, no longer than it takes to see that.
-local TIMEOUT, LONGEST_SILENCE = 10, 3
+-- How long a call may take, in seconds: where nobody answers, no longer than it takes to see that. Elsewhere only what
+-- hangs takes it; it is shorter than the minute after which some answers say to come again.
 local SLOWER = math.min(process.slowness, 8)
-local silences = { silent = 0.06, stalled = 0.06, unreached = 0.06 }
+local SILENCE, LONGEST_SILENCE, TIMEOUT = 0.06 * SLOWER, 3 * SLOWER, 30
+local is_silence = { silent = true, stalled = true, unreached = true }
 
 --- How long a call may take under a row of support.fault_table.
 function fault_classes.timeout(row)
-  return (silences[row.class] or TIMEOUT) * SLOWER
+  return is_silence[row.class] and SILENCE or TIMEOUT
 end
 
 --- Makes a case, and makes it again with twice the time where it failed because nobody answers: a busy machine may not
@@ -63,7 +64,7 @@ end
 ---  something, how many writes were doubled
 function fault_classes.patiently(timeout, make)
   local complaints, writes, doubled, seen = make(timeout)
-  while complaints[1] and doubled == 0 and judge.is_true(writes, seen) and timeout < LONGEST_SILENCE * SLOWER do
+  while complaints[1] and doubled == 0 and judge.is_true(writes, seen) and timeout < LONGEST_SILENCE do
     timeout = timeout * 2
     complaints, writes, doubled, seen = make(timeout)
   end

@@ -133,7 +133,7 @@ process.slowness = process.instrumented == "valgrind" and 30 or 1
 --- machine is too slow for the short ones only; what is wrong is so with the longest, whose failure is raised.
 ---@param check fun(scale: number) whose times, and their bounds, all grow by this factor
 function process.patiently(check)
-  local scale = math.min(process.slowness, 8)
+  local scale = math.min(process.slowness, 4)
   for _ = 1, 5 do
     if pcall(check, scale) then return end
     scale = scale * 2

@@ -44,8 +44,9 @@ end
 -- Others may pass through it: a spec becomes an ordinary user.
 local folder = assert(ask 'mktemp -d "${TMPDIR:-/tmp}/integrations-run.XXXXXXXXXX"':match "^(/[^\n]+)\n$")
 ask("chmod 711 " .. folder)
--- Twice as many as there are processors, since a spec waits most of the time.
-local jobs_at_once = tonumber(os.getenv "JOBS") or 2 * (tonumber(ask "nproc") or 1)
+-- Twice as many as there are processors, since a spec waits most of the time; under valgrind it does not.
+local jobs_at_once = tonumber(os.getenv "JOBS")
+  or (instrumented == "valgrind" and 1 or 2) * (tonumber(ask "nproc") or 1)
 local ended
 
 local function quote(text)
@@ -84,6 +85,7 @@ local function finish_one(jobs)
   local i, status, seconds = ended:read "*l":match "^(%d+) (%d+) ([%d.]+)$"
   local job = jobs[tonumber(i)]
   job.keeper:close()
+  job.keeper = nil
   local reports = ask("find " .. quote(job.folder .. "/reports") .. " -type f -size +0 -exec cat {} +")
   job.finish(read_file(job.folder .. "/log"), tonumber(status), tonumber(seconds), reports)
   ask("rm -rf " .. quote(job.folder))
@@ -204,35 +206,53 @@ local function environment_of(lua)
   return environment
 end
 
-local specs = { (table.unpack or unpack)(arg, 2) }
-local jobs, passed, left_out = {}, {}, {}
-open_pipe()
-ask(PLAIN .. make .. " -s LUA=luajit all build/keep")
-if not instrumented and os.getenv "LINT" ~= "no" then
-  jobs[1] = lint_job()
+local function list(set)
+  local names = {}
+  for name in pairs(set) do names[#names + 1] = name end
+  table.sort(names)
+  return table.concat(names, ", ")
 end
-local count = 0
-for lua in arg[1]:gmatch "%S+" do
-  count = count + 1
-  if build(lua) then
-    passed[lua] = 0
-    local environment = environment_of(lua)
-    for _, spec in ipairs(specs) do
-      if count <= 2 or os.getenv "FULL" == "1" or not ON_TWO[spec] then
-        jobs[#jobs + 1] = spec_job(lua, environment, spec, passed)
-      else
+
+-- Lint, and every spec on every Lua that could be built. Returns them, and counts by Lua of what will have passed.
+local function plan(luas, specs)
+  local jobs, passed, left_out, count = {}, {}, {}, 0
+  if not instrumented and os.getenv "LINT" ~= "no" then
+    jobs[1] = lint_job()
+  end
+  for lua in luas:gmatch "%S+" do
+    count = count + 1
+    passed[lua] = build(lua) and 0 or nil
+    local environment = passed[lua] and environment_of(lua)
+    for _, spec in ipairs(passed[lua] and specs or {}) do
+      if count > 2 and ON_TWO[spec] and os.getenv "FULL" ~= "1" then
         left_out[spec] = true
+      else
+        jobs[#jobs + 1] = spec_job(lua, environment, spec, passed)
       end
     end
   end
+  if next(left_out) then
+    say(("On the first two Luas only, on all with FULL=1: %s\n"):format(list(left_out)))
+  end
+  return jobs, passed
 end
-if next(left_out) then
-  local names = {}
-  for spec in pairs(left_out) do names[#names + 1] = spec:match "([^/]+)_spec%.lua$" end
-  table.sort(names)
-  say(("On the first two Luas only (on all with FULL=1): %s\n"):format(table.concat(names, ", ")))
+
+-- After Ctrl-C, which the keepers have heard, too.
+local function stop(jobs, problem)
+  for _, job in ipairs(jobs) do
+    if job.keeper then job.keeper:close() end
+  end
+  ask("rm -rf " .. quote(folder))
+  say(problem, "\n")
+  os.exit(130)
 end
-run_all(jobs)
+
+open_pipe()
+ask(PLAIN .. make .. " -s LUA=luajit all build/keep")
+local jobs, passed = plan(arg[1], { (table.unpack or unpack)(arg, 2) })
+local whole, problem = pcall(run_all, jobs)
+if not whole then stop(jobs, problem) end
+ask("rm -rf " .. quote(folder))
 
 for lua in pairs(passed) do
   if passed[lua] == 0 then
@@ -240,7 +260,6 @@ for lua in pairs(passed) do
     say(("%-8s FAILED: nothing passed\n"):format(lua))
   end
 end
-ask("rm -rf " .. quote(folder))
 if total.skipped > 0 then
   say(("%d skipped, each with its reason above\n"):format(total.skipped))
 end
