@@ -133,8 +133,8 @@ end
 local creates = {
   service = "segments",
   call = function(segments)
-    local found = assert(segments:find { name = "Made" })[1]
-    if found then return found end
+    local found, failed = segments:find { name = "Made" }
+    if not found or found[1] then return found and found[1], failed end
     return segments:create { name = "Made", query_dsl = "SELECT contact_id, updated_at FROM contact_data" }
   end,
   is_same = function(segment)
