@@ -248,7 +248,8 @@ local function stop(jobs, problem)
 end
 
 open_pipe()
-ask(PLAIN .. make .. " -s LUA=luajit all build/keep")
+ask(PLAIN .. make .. " -s build/keep")
+ask(PLAIN .. make .. " -s LUA=luajit all 2>/dev/null") -- where that fails, the specs that start nginx say so
 local jobs, passed = plan(arg[1], { (table.unpack or unpack)(arg, 2) })
 local whole, problem = pcall(run_all, jobs)
 if not whole then stop(jobs, problem) end
