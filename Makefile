@@ -136,8 +136,8 @@ build/keep: spec/support/keep.c
 	@mkdir -p $(@D)
 	gcc -std=c11 -D_GNU_SOURCE -O1 -Wall -Wextra -o $@ $<
 
-# These reach no C of ours, or none that the others do not reach: a watched run would say what `test` has said. nginx is
-# not watched, whose LuaJIT valgrind does not know.
+# These reach no C of ours, or none that the others do not reach: watched they would say what `test` has said. Nobody
+# watches nginx.
 UNWATCHED = call contributing documentation emulator emulator_rocketchat emulator_segments emulator_server ensure \
   failure http_date json listing match nginx nginx_fault nginx_phase nginx_process openapi packaging rate_limit refusal \
   retry rocketchat sendgrid service suite task
