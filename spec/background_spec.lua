@@ -22,14 +22,15 @@ local LOCATIONS = [[
         package.loaded.aborted = (package.loaded.aborted or 0) + 1
         ngx.exit(499)
       end)
+      package.loaded.begun = (package.loaded.begun or 0) + 1
       ngx.sleep(tonumber(ngx.var.arg_seconds))
       ngx.print(ngx.var.connection, " ", ngx.var.arg_id)
     }
   }
-  location = /aborted { content_by_lua_block { ngx.print(package.loaded.aborted or 0) } }
+  location = /counted { content_by_lua_block { ngx.print(package.loaded[ngx.var.arg_name] or 0) } }
 ]] .. gathering.LOCATION
 
-local PATIENCE = 20 * process.slowness -- seconds
+local PATIENCE = 60 * process.slowness -- seconds
 
 -- Looks until the condition holds; nobody tells this thread.
 local function wait_until(condition)
@@ -57,6 +58,11 @@ local function threads()
   return tonumber(process.shell(("ls /proc/%d/task | wc -l"):format(process.id())))
 end
 
+--- The response; where there is none, the reason is raised.
+local function worked(response, problem)
+  return assert(response, problem and problem.message)
+end
+
 describe("an engine in the background", function()
   local plain, tls, tls_1, folder
 
@@ -77,12 +83,12 @@ describe("an engine in the background", function()
   end)
 
   local function open(origin)
-    local ca_file = folder:path "authority.pem"
-    return assert(core.engine { origin = origin or plain.url, ca_file = ca_file, background = true })
+    return assert(core.engine { origin = origin or plain.url, ca_file = folder:path "authority.pem", background = true,
+      connect_timeout_ms = 60000 })
   end
 
   local function get(engine, url)
-    return finish(engine, assert(engine:submit("GET", url, nil, nil, 10000)))
+    return finish(engine, assert(engine:submit("GET", url, nil, nil, 60000)))
   end
 
   it("starts its thread with the first call, one for all engines", function()
@@ -97,7 +103,7 @@ describe("an engine in the background", function()
       for i = 1, 5 do engines[i] = core.engine { origin = %q, background = true } end
       counts[2] = threads()
       for _, engine in ipairs(engines) do
-        local id = engine:submit("GET", %q, nil, nil, 10000)
+        local id = engine:submit("GET", %q, nil, nil, 60000)
         while not engine:take(id) do core.sleep(0.001) end
         counts[#counts + 1] = threads()
       end
@@ -110,7 +116,7 @@ describe("an engine in the background", function()
   it("gives what an engine gives that is run", function()
     local url = plain.url .. "/echo?id=7"
     local engine = open()
-    assert.truthy(get(engine, url).body:find("^%d+ GET 7 $"))
+    assert.truthy(worked(get(engine, url)).body:find("^%d+ GET 7 $"))
     local response = finish(engine, engine:submit("POST", url, { ["X-A"] = "b" }, "the body", 10000))
     assert.equal(200, response.status)
     assert.truthy(response.body:find("^%d+ POST 7 the body$"))
@@ -123,32 +129,39 @@ describe("an engine in the background", function()
   end)
 
   it("keeps to the time limit", function()
-    local engine = open()
-    local started = core.now()
-    local _, problem = finish(engine, engine:submit("GET", plain.url .. "/sleep?seconds=9&id=1", nil, nil, 200))
-    assert.equal("CURLE_OPERATION_TIMEDOUT", problem.code)
-    assert.is_true(core.now() - started < 0.2 + 0.5 * process.slowness)
-    engine:close()
+    process.patiently(function(scale)
+      local engine = open()
+      local started = core.now()
+      local id = engine:submit("GET", plain.url .. "/sleep?seconds=300&id=1", nil, nil, 100 * scale)
+      local _, problem = finish(engine, id)
+      assert.equal("CURLE_OPERATION_TIMEDOUT", assert(problem, "it worked").code)
+      assert.is_true(core.now() - started < 0.2 * scale)
+      engine:close()
+    end)
   end)
 
   it("tells of each finished call once, in the order of their ends", function()
-    local engine = open()
-    local ids, told = {}, {}
-    for i, seconds in ipairs { 0.3, 0.1, 0.2 } do
-      ids[i] = engine:submit("GET", ("%s/sleep?seconds=%g&id=%d"):format(plain.url, seconds, i), nil, nil, 10000)
-    end
-    wait_until(function()
-      for id in engine.next, engine do
-        told[#told + 1] = id
+    local function check(unit)
+      local engine = open()
+      local ids, told = {}, {}
+      for i, units in ipairs { 3, 1, 2 } do
+        local url = ("%s/sleep?seconds=%g&id=%d"):format(plain.url, units * unit, i)
+        ids[i] = engine:submit("GET", url, nil, nil, 60000)
       end
-      return #told == 3
-    end)
-    assert.same({ ids[2], ids[3], ids[1] }, told)
-    assert.is_nil(engine:next())
-    for i, id in ipairs(ids) do
-      assert.equal(tostring(i), engine:take(id).body:match " (%d)$")
+      wait_until(function()
+        for id in engine.next, engine do
+          told[#told + 1] = id
+        end
+        return #told == 3
+      end)
+      assert.same({ ids[2], ids[3], ids[1] }, told)
+      assert.is_nil(engine:next())
+      for i, id in ipairs(ids) do
+        assert.equal(tostring(i), worked(engine:take(id)).body:match " (%d)$")
+      end
+      engine:close()
     end
-    engine:close()
+    process.patiently(function(scale) check(0.05 * scale) end)
   end)
 
   for _, name in ipairs { "HTTP", "TLS with HTTP/2" } do
@@ -156,7 +169,7 @@ describe("an engine in the background", function()
       local url = name == "HTTP" and plain.url or tls.url
       local engine, wanted, count, connections = open(url), {}, 0, {}
       for i = 1, 300 do
-        local id = engine:submit("POST", ("%s/echo?id=%d"):format(url, i), nil, "body " .. i, 10000 * process.slowness)
+        local id = engine:submit("POST", ("%s/echo?id=%d"):format(url, i), nil, "body " .. i, 60000 * process.slowness)
         wanted[assert(id)] = i
       end
       wait_until(function()
@@ -182,20 +195,20 @@ describe("an engine in the background", function()
 
   it("cancels calls, whose connections end", function()
     local engine = open()
-    local before = tonumber(get(engine, plain.url .. "/aborted").body)
-    local ids = {}
-    for i = 1, 10 do
-      ids[i] = engine:submit("GET", plain.url .. "/sleep?seconds=30&id=" .. i, nil, nil, 60000)
+    local function counted(name)
+      return tonumber(worked(get(engine, plain.url .. "/counted?name=" .. name)).body)
     end
-    core.sleep(0.1)
+    local aborted, begun, ids = counted "aborted", counted "begun", {}
+    for i = 1, 10 do
+      ids[i] = engine:submit("GET", plain.url .. "/sleep?seconds=300&id=" .. i, nil, nil, 60000)
+    end
+    wait_until(function() return counted "begun" == begun + 10 end)
     for _, id in ipairs(ids) do
       assert.is_true(engine:cancel(id))
       assert.is_false(pcall(engine.take, engine, id))
       assert.is_false(engine:cancel(id))
     end
-    wait_until(function()
-      return tonumber(get(engine, plain.url .. "/aborted").body) == before + 10
-    end)
+    wait_until(function() return counted "aborted" == aborted + 10 end)
     assert.is_nil(engine:next())
     engine:close()
   end)
@@ -203,13 +216,13 @@ describe("an engine in the background", function()
   it("cancels at any moment", function()
     local engine = open()
     for i = 1, 300 do
-      local id = engine:submit("GET", plain.url .. "/echo?id=" .. i, nil, nil, 10000)
+      local id = engine:submit("GET", plain.url .. "/echo?id=" .. i, nil, nil, 60000)
       if i % 3 == 0 then
         core.sleep(0.0005)
       end
       engine:cancel(id)
       if i % 50 == 0 then
-        assert.equal(tostring(i), get(engine, plain.url .. "/echo?id=" .. i).body:match "^%d+ GET (%d+)")
+        assert.equal(tostring(i), worked(get(engine, plain.url .. "/echo?id=" .. i)).body:match "^%d+ GET (%d+)")
       end
     end
     engine:close()
@@ -227,7 +240,7 @@ describe("an engine in the background", function()
   -- The thread may see that nobody wants a call before it sees the call.
   local function cancel_at_once(engine, count)
     for i = 1, count do
-      local id = assert(engine:submit("GET", plain.url .. "/sleep?seconds=30&id=" .. i, nil, nil, 60000))
+      local id = assert(engine:submit("GET", plain.url .. "/sleep?seconds=300&id=" .. i, nil, nil, 60000))
       assert(engine:cancel(id)) -- luassert's takes too long
       if i % 100 == 0 then
         core.sleep(0.001) -- so that the thread falls asleep, too
@@ -240,7 +253,7 @@ describe("an engine in the background", function()
       for _ = 1, 5 do -- since it does not happen each time
         local engine = assert(core.engine { origin = plain.url, max_connections = most, background = true })
         cancel_at_once(engine, math.ceil(1000 / process.slowness))
-        local id = assert(engine:submit("GET", plain.url .. "/echo?id=1", nil, nil, 3000 * process.slowness))
+        local id = assert(engine:submit("GET", plain.url .. "/echo?id=1", nil, nil, 20000 * process.slowness))
         local response, problem = finish(engine, id)
         assert.equal(200, response and response.status, problem and problem.message)
         wait_until(function() return connections(plain.port) <= 1 end)
@@ -253,12 +266,12 @@ describe("an engine in the background", function()
     it("cancels the only call, and keeps the connections that rest, over " .. name, function()
       local of = name == "HTTP" and plain or name == "TLS" and tls_1 or tls
       local engine = open(of.url)
-      local before = gathering.meet(engine, finish, { url = of.url, count = 3, seconds = 2 * process.slowness })
-      local id = engine:submit("GET", of.url .. "/sleep?seconds=30&id=1", nil, nil, 60000)
+      local before = gathering.meet(engine, finish, { url = of.url, count = 3, seconds = 20 * process.slowness })
+      local id = engine:submit("GET", of.url .. "/sleep?seconds=300&id=1", nil, nil, 60000)
       core.sleep(0.05)
       assert.is_true(engine:cancel(id))
       core.sleep(0.02)
-      local after = gathering.meet(engine, finish, { url = of.url, count = 2, seconds = 2 * process.slowness })
+      local after = gathering.meet(engine, finish, { url = of.url, count = 2, seconds = 20 * process.slowness })
       for connection in pairs(after) do assert.is_true(before[connection], "a new connection") end
       engine:close()
     end)
@@ -269,7 +282,7 @@ describe("an engine in the background", function()
       local engine = open(round % 2 == 0 and tls.url or plain.url)
       local url = round % 2 == 0 and tls.url or plain.url
       for i = 1, 5 do
-        assert(engine:submit("POST", url .. "/sleep?seconds=30&id=" .. i, nil, ("x"):rep(round * 1000), 60000))
+        assert(engine:submit("POST", url .. "/sleep?seconds=300&id=" .. i, nil, ("x"):rep(round * 1000), 60000))
       end
       if round % 3 == 0 then
         core.sleep(0.005)
@@ -281,25 +294,28 @@ describe("an engine in the background", function()
     collectgarbage()
     collectgarbage()
     local engine = open()
-    assert.equal(200, get(engine, plain.url .. "/echo?id=1").status)
+    assert.equal(200, worked(get(engine, plain.url .. "/echo?id=1")).status)
     engine:close()
   end)
+
+  -- At its end the process waits two seconds for the thread, which takes longer under valgrind for many handshakes.
+  local CALLS = math.ceil(20 / process.slowness)
 
   it("lets the process end at any moment, without a crash or a wait", function()
     local program = [[
       local core = require "integrations.core"
       local engine = core.engine { origin = %q, ca_file = %q, background = true }
-      for i = 1, 20 do engine:submit("GET", %q .. i, nil, nil, 60000) end
+      for i = 1, %d do engine:submit("GET", %q .. i, nil, nil, 300000) end
       core.sleep(%g)
       %s
     ]]
     for _, ending in ipairs { "", "os.exit(0)", "os.exit(0, true)", "engine:close() os.exit(0)" } do
       for _, seconds in ipairs { 0, 0.002, 0.05 } do
         local started = core.now()
-        local output, status = process.run_lua(program:format(tls.url, folder:path "authority.pem",
-          tls.url .. "/sleep?seconds=30&id=", seconds, ending))
+        local output, status = process.run_lua(program:format(tls.url, folder:path "authority.pem", CALLS,
+          tls.url .. "/sleep?seconds=300&id=", seconds, ending))
         assert.same({ "", 0 }, { output, status })
-        assert.is_true(core.now() - started < 5 * process.slowness)
+        assert.is_true(core.now() - started < 30 * math.min(process.slowness, 8)) -- and not five minutes
       end
     end
   end)
@@ -320,8 +336,8 @@ describe("an engine in the background", function()
 
   compiled("works on in a child, with a thread of its own", function()
     local engine = open(tls.url)
-    assert.truthy(get(engine, tls.url .. "/echo?id=1").body:find " GET 1 ")
-    local id = engine:submit("GET", tls.url .. "/sleep?seconds=0.2&id=8", nil, nil, 5000)
+    assert.truthy(worked(get(engine, tls.url .. "/echo?id=1")).body:find " GET 1 ")
+    local id = engine:submit("GET", tls.url .. "/sleep?seconds=1&id=8", nil, nil, 60000)
     core.sleep(0.05)
     local pid = forking.fork()
     if pid == 0 then
@@ -338,9 +354,9 @@ describe("an engine in the background", function()
       end)
       forking.exit(status)
     end
-    assert.equal("8", finish(engine, id).body:match " (%d)$")
+    assert.equal("8", worked(finish(engine, id)).body:match " (%d)$")
     assert.equal(0, forking.wait(pid))
-    assert.truthy(get(engine, tls.url .. "/echo?id=2").body:find " GET 2 ")
+    assert.truthy(worked(get(engine, tls.url .. "/echo?id=2")).body:find " GET 2 ")
     engine:close()
   end)
 end)

@@ -1,6 +1,7 @@
 package.path = "./spec/?.lua;" .. package.path
 
 local cjson = require("cjson.safe").new()
+local nginx = require "support.nginx"
 local process = require "support.process"
 local server = require "integrations.emulator.server"
 
@@ -421,25 +422,33 @@ describe("the emulator's server", function()
       end)
     end
 
-    --- Runs the program in the background until it has told its URL.
-    local function serve(arguments)
-      local out = quote(scratch .. "/out")
-      local program = lua(PROGRAM .. " " .. arguments)
-      shell(("%s >%s 2>&1 </dev/null & echo $! >%s"):format(program, out, quote(scratch .. "/pid")))
-      local text = shell(("for i in 1 2 3 4 5 6 7 8 9; do grep -q Ctrl-C %s && break; sleep 0.2; done; cat %s"):format(
-        out, out))
-      return assert(text:match("emulator: (%S+)\n"), text), text
+    local SERVE = "{ setsid --wait env --default-signal=INT sh -c %s; echo $?; } >%s 2>&1 </dev/null &"
+
+    local function file(name)
+      return process.read_file(scratch .. "/" .. name) or ""
     end
 
-    local function gone(url)
-      for _ = 1, 30 do
-        if curl(url .. "/_emulator/health") == 0 then return true end
-        shell "sleep 0.1"
+    --- Runs the program in the background, with a process group of its own, until it has told its URL.
+    local function serve(arguments)
+      local program = ("echo $$ >%s; exec env %s"):format(quote(scratch .. "/pid"), lua(PROGRAM .. " " .. arguments))
+      shell(SERVE:format(quote(program), quote(scratch .. "/out")))
+      nginx.eventually(function() return file "out":find "Ctrl%-C" end)
+      return assert(file "out":match "emulator: (%S+)\n", file "out"), file "out", file "pid":match "%d+"
+    end
+
+    --- Whether it waits for the key already: its shell naps meanwhile.
+    local function is_waiting(pid)
+      for _, below in ipairs(process.below(pid)) do
+        if process.read_file(("/proc/%s/comm"):format(below)) == "sleep\n" then return true end
       end
     end
 
+    local function gone(url)
+      return nginx.eventually(function() return curl(url .. "/_emulator/health") == 0 end)
+    end
+
     it("serves, and stops when it is killed", function()
-      local url, text = serve "--quota 0"
+      local url, text, pid = serve "--quota 0"
       assert.equal(("emulator: %s\n"
         .. "serves:   SendGrid's Integrations, SendGrid's Segments 2.0, Rocket.Chat's integrations\n"
         .. "SendGrid: keys SG.emulator.full (everything), SG.emulator.read (GET only)\n"
@@ -448,14 +457,17 @@ describe("the emulator's server", function()
         .. "Ctrl-C stops it.\n"):format(url, url), text)
       assert.same({ 200, '{"result":[]}\n' }, { curl(text:match("curl (%-H [^\n]+)") .. " -w '\\n\\n%{http_code}'") })
       assert.equal(403, (curl(KEY .. "-H 'Content-Type: application/json' -d " .. quote(VALID) .. " " .. url .. PATH)))
-      shell("kill -9 $(cat " .. quote(scratch .. "/pid") .. ")")
+      shell("kill -9 " .. pid)
       assert.is_true(gone(url))
     end)
 
     it("stops at Ctrl-C", function()
-      local output = shell(lua(PROGRAM .. "; echo $?", "timeout --preserve-status -s INT 1"))
-      assert.truthy(output:find("Ctrl%-C stops it%.\n0\n$"), output)
-      assert.equal(0, (curl(output:match("emulator: (%S+)") .. "/_emulator/health")))
+      local url, _, group = serve ""
+      assert.is_true(nginx.eventually(function() return is_waiting(group) end))
+      shell("kill -INT -" .. group)
+      assert.truthy(nginx.eventually(function() return file "out":find "Ctrl%-C stops it%.\n.-\n?%d+\n$" end))
+      assert.equal("0", file "out":match "(%d+)\n$")
+      assert.equal(0, (curl(url .. "/_emulator/health")))
     end)
   end)
 end)

@@ -13,8 +13,6 @@ if pages.is_watched or not pages.is_first then
   return pages.report "its faults are met under Lua 5.4 alone, unwatched: inside it is the same"
 end
 
-local TIMEOUT = 5
-
 -- A client for as many cases as can be: what one leaves behind is the next one's beginning.
 local CALL = [[
   local operations = require "support.fault_operations"
@@ -36,8 +34,8 @@ local function call(row, operation, timeout, id)
 end
 
 -- Makes a call while a fault is there. Returns what is seen of it.
-local function call_under(row, operation)
-  local timeout, id = classes.timeouts[row.class] or TIMEOUT, server:reset()
+local function call_under(row, operation, timeout)
+  local id = server:reset()
   if row.reused then call(row, operations.list, timeout, id) end
   if row.reused == "dead" then server:hang_up() end
   server:arm(row.name, { from_second = row.reused == true or nil })
@@ -60,13 +58,16 @@ end
 local function case(row, operation)
   it(operation.name .. ": " .. row.name, function()
     report.run = report.run + 1
-    local seen = call_under(row, operation)
-    assert.is_nil(seen.raised)
-    local expected = classes.expect(row, operation)
-    local complaints = judge.call(row, operation, expected, seen)
-    check_recovery(row, seen.timeout, complaints)
-    report.duplicates = report.duplicates + judge.duplicates(operation, expected.requests, seen)
-    report.right = report.right + (judge.is_true(operation.method ~= "GET", seen) and 1 or 0)
+    local complaints, writes, duplicates, seen = classes.patiently(classes.timeout(row), function(timeout)
+      local seen = call_under(row, operation, timeout)
+      assert.is_nil(seen.raised)
+      local expected = classes.expect(row, operation)
+      local complaints = judge.call(row, operation, expected, seen)
+      check_recovery(row, timeout, complaints)
+      return complaints, operation.method ~= "GET", judge.duplicates(operation, expected.requests, seen), seen
+    end)
+    report.duplicates = report.duplicates + duplicates
+    report.right = report.right + (judge.is_true(writes, seen) and 1 or 0)
     assert.same({}, complaints)
   end)
 end

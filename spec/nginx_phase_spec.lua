@@ -115,7 +115,7 @@ describe("nginx", function()
       assert.is_nil(came.raised)
       assert.same({ "invalid", "not_applied" }, { came.failed.kind, came.failed.outcome })
       assert.truthy(came.failed.message:find("ngx.timer.at(0", 1, true), came.failed.message)
-      assert.is_true(came.elapsed < 0.1, came.elapsed) -- nor does it block for nothing
+      assert.is_true(came.elapsed < 10, came.elapsed) -- nor does it block for nothing, for the half minute of a call
     end
 
     for _, name in ipairs { "init", "init_worker" } do
@@ -186,7 +186,7 @@ describe("nginx", function()
 
     for _, phase in ipairs { "header_filter", "log" } do
       it("refuses at once: " .. phase, function()
-        upstream:respond_next { status = 429, headers = { ["retry-after"] = "5", ["x-ratelimit-reset"] = "5" } }
+        upstream:respond_next { status = 429, headers = { ["retry-after"] = "20", ["x-ratelimit-reset"] = "20" } }
         assert.equal("rate_limited", pages.failed(running, "/" .. phase).kind)
         local came
         nginx.eventually(function()
@@ -197,7 +197,7 @@ describe("nginx", function()
         assert.is_nil(came.raised)
         assert.same({ "invalid", 0 }, { came.result.kind, came.result.attempts })
         assert.is_nil(came.result.events:find "wait")
-        assert.is_true(came.elapsed < 0.1, came.elapsed)
+        assert.is_true(came.elapsed < 10, came.elapsed)
         assert.equal(1, #upstream:requests())
         upstream:reset()
       end)

@@ -28,14 +28,18 @@ local function elapsed(action)
   return socket.gettime() - begun
 end
 
--- The longest that a request to nginx alone takes while something else goes on.
-local function longest_ping(running, seconds)
-  local longest, deadline = 0, socket.gettime() + seconds
-  while socket.gettime() < deadline do
-    longest = math.max(longest, elapsed(function() assert.equal(200, (running:get "/ping")) end))
+-- Asks for a page, and nginx alone while the page is not there yet. Returns what the page comes to, and how many
+-- answers nginx gave meanwhile: a worker that the page blocks gives one or two, at its beginning and at its end.
+local function with_pings(running, path)
+  local request, pings = running:ask(path), 0
+  while #socket.select({ request.socket }, nil, 0) == 0 do
+    assert.equal(200, (running:get "/ping"))
+    pings = pings + 1
   end
-  return longest
+  return pages.read(request:receive()), pings
 end
+
+local ENOUGH_PINGS = 5
 
 -- ---- what the pages do ----------------------------------------------------------------------
 
@@ -138,7 +142,10 @@ describe("nginx", function()
             return "well"
           ]]),
           page("/limited", [[return inside.shared("limited").integrations:list()]]),
-          page("/never", ("return %s.integrations:create(%s)"):format(at("/silent", 0.3), pages.INPUT)),
+          page("/never", ([[
+            local client = inside.client { base_url = %q, timeout = tonumber(argument.timeout) }
+            return client.integrations:create(%s)
+          ]]):format(upstream.url .. "/silent", pages.INPUT)),
           page("/coroutine", [[
             local resume = coroutine.wrap(function() return inside.shared("crowd").integrations:list() end)
             return #assert(resume())
@@ -167,20 +174,17 @@ describe("nginx", function()
     end)
 
     it("lets the worker go on while it waits for a segment's query", function()
-      local waiting = running:ask "/others"
-      local longest = longest_ping(running, 0.4)
-      local seen = pages.read(waiting:receive())
+      local seen, pings = with_pings(running, "/others")
       assert.same({ nil, "well" }, { seen.raised or seen.failed and seen.failed.text, seen.result })
       assert.is_true(seen.elapsed >= 0.5)
-      assert.is_true(longest < 0.15, longest)
+      assert.is_true(pings >= ENOUGH_PINGS, pings)
       ids = upstream:reset(8)
     end)
 
     it("answers others while a call waits", function()
-      local request = running:ask "/late"
-      local longest = longest_ping(running, 0.25)
-      assert.is_true(longest < 0.15, longest)
-      assert.equal(8, #pages.read(request:receive()).result)
+      local seen, pings = with_pings(running, "/late")
+      assert.is_true(pings >= ENOUGH_PINGS, pings)
+      assert.equal(8, #seen.result)
     end)
 
     it("makes several calls at once in the time of one", function()
@@ -189,7 +193,7 @@ describe("nginx", function()
         for i = 1, 10 do requests[i] = running:ask "/late" end
         for _, request in ipairs(requests) do assert.equal(8, #pages.read(request:receive()).result) end
       end)
-      assert.is_true(took > 0.29 and took < 1.5, took)
+      assert.is_true(took > 0.29 and took < 2.5, took) -- one after the other they take 3 s
     end)
 
     it("gives each call its own answer", function()
@@ -202,17 +206,18 @@ describe("nginx", function()
 
     it("answers others while a call waits to be repeated", function()
       upstream:respond_next { status = 429, headers = { ["retry-after"] = "1" } }
-      local request = running:ask "/limited"
-      local longest = longest_ping(running, 0.5)
-      assert.is_true(longest < 0.15, longest)
-      assert.equal(8, #pages.read(request:receive()).result)
+      local seen, pings = with_pings(running, "/limited")
+      assert.is_true(pings >= ENOUGH_PINGS, pings)
+      assert.equal(8, #seen.result)
     end)
 
     it("ends a call in time that is never answered", function()
-      local failure
-      local took = elapsed(function() failure = failed(running, "/never") end)
-      assert.same({ "timeout", "unknown", 1 }, { failure.kind, failure.outcome, failure.attempts })
-      assert.is_true(took > 0.28 and took < 0.8, took)
+      process.patiently(function(scale)
+        local timeout, failure = 0.3 * scale, nil
+        local took = elapsed(function() failure = failed(running, "/never?timeout=" .. timeout) end)
+        assert.same({ "timeout", "unknown", 1 }, { failure.kind, failure.outcome, failure.attempts })
+        assert.is_true(took > 0.9 * timeout and took < 1.5 * timeout, took)
+      end)
     end)
 
     it("rests when no call runs", function()
@@ -426,7 +431,7 @@ describe("nginx", function()
       local came = pages.read(running:get("/raising?url=" .. upstream.url .. "/after/100"))
       assert.is_nil(came.raised)
       assert.same({ 3, 3 }, came.result)
-      assert.is_true(came.elapsed < 0.6, came.elapsed)
+      assert.is_true(came.elapsed < 15, came.elapsed) -- and not the half minute that a call may take
       pages.stop(running, "TERM", "not enough")
     end
 
@@ -454,7 +459,8 @@ describe("nginx", function()
         locations = {
           page("/map", ([[
             local parallel = require "integrations.parallel"
-            local client, ids, told = %s, {}, 0
+            local client = inside.shared("after " .. argument.after, { base_url = %q .. argument.after })
+            local ids, told = {}, 0
             for id in argument.ids:gmatch "[^,]+" do table.insert(ids, id) end
             local results = parallel.map(ids, function(id) return client.integrations:get(id) end, {
               limit = 4,
@@ -469,7 +475,7 @@ describe("nginx", function()
               cancelled = cancelled + (each.failure and each.failure.kind == "cancelled" and 1 or 0)
             end
             return { right = right, cancelled = cancelled, told = told, count = #results }
-          ]]):format(at "/after/100")),
+          ]]):format(upstream.url .. "/after/")),
           page("/limited", [[
             local client = inside.shared("limited", { rate_limit_dict = "limits", max_attempts = 1 })
             local all, failed = client.integrations:list()
@@ -484,18 +490,20 @@ describe("nginx", function()
     end)
 
     it("has as many under way as it may, and tells of each", function()
-      local came
-      local took = elapsed(function() came = result(running, "/map?ids=" .. table.concat(ids, ",")) end)
-      assert.same({ right = 12, cancelled = 0, told = 12, count = 12 }, came)
-      assert.is_true(took > 0.29 and took < 0.9, took)
+      process.patiently(function(scale)
+        local milliseconds, came = 100 * scale, nil
+        local took = elapsed(function()
+          came = result(running, ("/map?after=%d&ids=%s"):format(milliseconds, table.concat(ids, ",")))
+        end) * 1000 / milliseconds
+        assert.same({ right = 12, cancelled = 0, told = 12, count = 12 }, came)
+        assert.is_true(took > 2.9 and took < 8, took) -- three rounds of four
+      end)
     end)
 
     it("stops when it is told to", function()
-      local came
-      local took = elapsed(function() came = result(running, "/map?stop_after=1&ids=" .. table.concat(ids, ",")) end)
+      local came = result(running, "/map?after=100&stop_after=1&ids=" .. table.concat(ids, ","))
       assert.equal(12, came.count)
       assert.is_true(came.right >= 1 and came.right <= 4 and came.cancelled == 12 - came.right)
-      assert.is_true(took < 0.6, took)
     end)
 
     it("lets one worker learn of the rate limit from another", function()

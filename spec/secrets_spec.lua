@@ -108,14 +108,18 @@ describe("the key", function()
     return output, server:ledger()
   end
 
-  -- One fault of each class is enough: what is told of a failure depends on its class.
+  -- One fault of each class is enough: what is told of a failure depends on its class. Under valgrind a life takes ten
+  -- seconds; what C says of a failure it says of an answer or of none.
   local one_of_each = {}
   for _, row in ipairs(fault_table.rows) do
     one_of_each[row.class] = row.speaks_of_key and row or one_of_each[row.class] or row
   end
+  if process.slowness > 1 then
+    one_of_each = { refused = one_of_each.refused, unanswered = one_of_each.unanswered }
+  end
   for class, row in pairs(one_of_each) do
     it("is in nothing that a program can print, class " .. class .. ": " .. row.name, function()
-      local output, ledger = life(row, { timeout = classes.timeouts[class] })
+      local output, ledger = life(row, { timeout = classes.timeout(row) })
       assert.is_nil(output:find(KEY, 1, true))
       assert.equal("", ledger.received.elsewhere)
     end)

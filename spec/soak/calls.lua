@@ -273,11 +273,10 @@ local function order_of(kinds)
   return order
 end
 
--- Has every kind of call happen once and every fault twice: what a client keeps for later grows then, and malloc keeps
--- the place of a large block only from the second time on.
+-- Has every kind of call and every fault happen once: what a client keeps for later grows then.
 local function warm_up(kinds)
   for _, kind in ipairs(kinds) do
-    for _ = 1, kind.name == "a fault" and 2 * FAULT_COUNT or 1 do kind.run() end
+    for _ = 1, kind.name == "a fault" and FAULT_COUNT or 1 do kind.run() end
   end
 end
 

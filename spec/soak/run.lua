@@ -1,12 +1,14 @@
 --- Makes very many calls of every kind, and fails where the process grows.
 ---
----   lua5.4 spec/soak/run.lua 1000000        (`make soak` does)
+---   lua5.4 spec/soak/run.lua CALLS [WARM_UP]        (`make soak` does)
+---
+--- The calls are counted after the warm-up, in which what is kept for later grows.
 package.path = "./spec/?.lua;" .. package.path
 
 local core = require "integrations.core"
 local process = require "support.process"
 
-local SAMPLES = 20
+local SAMPLES, WARM_UP = 20, 15000
 
 -- What is counted, and by how much it may have grown from the first quarter of the samples to the last, whatever the
 -- number of calls: caches fill up, and which connections are open differs. Bytes that are allocated are exact, so that
@@ -69,12 +71,13 @@ local function find_growth(samples)
   return grown
 end
 
-local function soak(run, count)
+local function soak(run, count, warm_up)
   local titles = {}
   for i, measure in ipairs(MEASURES) do titles[i] = measure.name .. (measure.unit > 1 and ", KB" or "") end
   print_row("calls", "seconds", titles)
   local started = core.now()
-  local made, samples = run(math.min(count / 5, 50000)), {}
+  run(warm_up)
+  local made, samples = 0, {}
   for i = 1, SAMPLES do
     made = made + run((count - made) / (SAMPLES - i + 1))
     samples[i] = sample()
@@ -84,8 +87,9 @@ local function soak(run, count)
 end
 
 io.stdout:setvbuf "line"
+forking.give_back()
 local run, stop = calls.start()
-local ok, made, samples = pcall(soak, run, tonumber(arg[1]))
+local ok, made, samples = pcall(soak, run, tonumber(arg[1]), tonumber(arg[2] or WARM_UP))
 stop()
 assert(ok, made)
 local grown = find_growth(samples)

@@ -137,10 +137,11 @@ function answers.endless(response)
   return pieces
 end
 
---- A few kilobytes of gzip that many megabytes come out of. Made once, since that takes a moment.
+--- A few kilobytes of gzip that many megabytes come out of. Made once, since that takes a moment; by
+--- whichever spec comes first, so it is put in its place whole.
 function answers.bomb(response)
   if not process.read_file(BOMB) then
-    process.shell(("mkdir -p build/spec && head -c %dM /dev/zero | gzip -9 >%s.new && mv %s.new %s"):format(
+    process.shell(("mkdir -p build/spec && head -c %dM /dev/zero | gzip -9 >%s.$$ && mv %s.$$ %s"):format(
       BOMB_MEGABYTES, BOMB, BOMB, BOMB))
   end
   local packed = assert(process.read_file(BOMB))

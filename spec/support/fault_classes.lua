@@ -3,6 +3,9 @@
 --- An expectation: `outcome` and `attempts` of the failure (no outcome: the call works), and how many `requests`
 --- the server receives. Kinds of operations: `read`, `create`, `change` (update and delete), and `by_choice`, a
 --- change that its caller allowed to be repeated.
+local judge = require "support.fault_judge"
+local process = require "support.process"
+
 local fault_classes = {}
 
 local function failed(outcome, attempts, requests)
@@ -43,8 +46,30 @@ local classes = {
   fine = all(works(1)),
 }
 
---- How long a call may take: where nobody answers, no longer than it takes to see that.
-fault_classes.timeouts = { silent = 0.15, stalled = 0.15, unreached = 0.15 }
+-- How long a call may take, in seconds: where nobody answers, no longer than it takes to see that. Elsewhere only what
+-- hangs takes it; it is shorter than the minute after which some answers say to come again.
+local SLOWER = math.min(process.slowness, 8)
+local SILENCE, LONGEST_SILENCE, TIMEOUT = 0.06 * SLOWER, 3 * SLOWER, 30
+local is_silence = { silent = true, stalled = true, unreached = true }
+
+--- How long a call may take under a row of support.fault_table.
+function fault_classes.timeout(row)
+  return is_silence[row.class] and SILENCE or TIMEOUT
+end
+
+--- Makes a case, and makes it again with twice the time where it failed because nobody answers: a busy machine may not
+--- have come as far as the silence. An outcome that is not true, or a write that is doubled, is so at any speed.
+---@param timeout number
+---@param make fun(timeout: number): string[], boolean, integer, support.Seen complaints, whether it was to change
+---  something, how many writes were doubled
+function fault_classes.patiently(timeout, make)
+  local complaints, writes, doubled, seen = make(timeout)
+  while complaints[1] and doubled == 0 and judge.is_true(writes, seen) and timeout < LONGEST_SILENCE do
+    timeout = timeout * 2
+    complaints, writes, doubled, seen = make(timeout)
+  end
+  return complaints, writes, doubled, seen
+end
 
 -- A row's kind "any": where libcurl has one code for a connection that broke and for an answer that is none.
 local any_kind = { network = true, protocol = true }

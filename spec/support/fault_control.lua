@@ -68,7 +68,7 @@ function fault_control.start()
   server.pipe = pipe
   server.socket = assert(socket.connect("127.0.0.1", server.ports.control))
   server.socket:setoption("tcp-nodelay", true)
-  server.socket:settimeout(10)
+  server.socket:settimeout(60)
   return server
 end
 

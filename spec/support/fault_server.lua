@@ -18,7 +18,7 @@ local services = require "support.fault_services"
 local socket = require "socket"
 local ssl = require "ssl"
 
-local PATIENCE = 20 -- seconds until somebody has connected to the control port
+local PATIENCE = 60 -- seconds until somebody has connected to the control port
 local RECEIVED_LIMIT = 65536
 
 -- `complaints`: what went wrong in the server itself. They outlive the ledger until they are handed over.

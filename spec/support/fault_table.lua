@@ -17,6 +17,7 @@
 ---   kind, retry_after, and an operation's name: what differs from the class
 local answers = require "support.fault_answers"
 
+local LATENCY = 0.04
 local PAUSE = 0.02 -- lets the client read what was sent before the connection breaks
 local KEY = "SG.test.canary"
 local DOCUMENT = "<!DOCTYPE html><html><body><h1>It works</h1></body></html>"
@@ -86,7 +87,7 @@ faults.unreached = {
 faults.unanswered = {
   { "closed after the request", play = { "close" } },
   { "closed after the request, which is not carried out", play = { "close" }, applies = false },
-  { "100 ms of latency, then a reset", play = { 0.1, "reset" } },
+  { "latency, then a reset", play = { LATENCY, "reset" } },
   { "reset before the answer", play = { "reset" } },
   { "reset before the answer to a request that is not carried out", play = { "reset" }, applies = false },
   { "half-closed", play = { "shutdown", "hang" } },
@@ -234,13 +235,13 @@ faults.limited = {
 faults.limited_for_long = {
   { "429, Retry-After beyond the deadline", play = limited { ["retry-after"] = "60" }, retry_after = { 60, 60 } },
   { "429, Retry-After absurd", play = limited { ["retry-after"] = "99999999999999" }, retry_after = { 60, math.huge } },
-  { "429, Retry-After as a date beyond the deadline", retry_after = { 57, 60 }, play = limited(function()
+  { "429, Retry-After as a date beyond the deadline", retry_after = { 30, 60 }, play = limited(function()
     return { ["retry-after"] = http_date(60) }
   end) },
-  { "429, X-RateLimit-Reset as an epoch beyond the deadline", retry_after = { 57, 60 }, play = limited(function()
+  { "429, X-RateLimit-Reset as an epoch beyond the deadline", retry_after = { 30, 60 }, play = limited(function()
     return { ["x-ratelimit-reset"] = ("%d"):format(os.time() + 60) }
   end) },
-  { "429, X-RateLimit-Reset as an epoch in milliseconds beyond the deadline", retry_after = { 57, 60 },
+  { "429, X-RateLimit-Reset as an epoch in milliseconds beyond the deadline", retry_after = { 30, 60 },
     play = limited(function()
       return { ["x-ratelimit-reset"] = ("%d000"):format(os.time() + 60) }
     end) },
@@ -261,8 +262,8 @@ faults.redirected_after = {
 
 faults.fine = {
   { "nothing wrong" },
-  { "200 ms of latency", play = { 0.2, whole } },
-  { "TLS: 200 ms of latency", tls = "good", play = { 0.2, whole } },
+  { "latency", play = { LATENCY, whole } },
+  { "TLS: latency", tls = "good", play = { LATENCY, whole } },
   { "one byte at a time", play = { answers.bytes } },
   { "two answers at once", play = { answers.twice } },
   { "1,000 times 102", play = { text(("HTTP/1.1 102 Processing\r\n\r\n"):rep(1000)), whole } },

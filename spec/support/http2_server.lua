@@ -51,7 +51,7 @@ function Server:stop()
 end
 
 local function wait_for_ports(folder)
-  for _ = 1, 1000 do
+  for _ = 1, 6000 do
     local port, control_port = (process.read_file(folder .. "/ports") or ""):match "^(%d+) (%d+)$"
     if port then
       return tonumber(port), tonumber(control_port)

@@ -30,7 +30,7 @@ ${locations}
 }
 ]]
 
-local PATIENCE = 10 -- seconds
+local PATIENCE = 60 -- seconds, which only what hangs takes
 
 -- Without what a surrounding make has set, and up to date.
 local BUILD = "env -u MAKEFLAGS -u MAKELEVEL make -s LUA=luajit all"
@@ -88,7 +88,8 @@ end
 
 -- ---- processes ------------------------------------------------------------------------------
 
-local function is_running(pid)
+--- Whether there is such a process: one that has ended and that nobody has collected is none.
+function nginx.is_running(pid)
   local stat = process.read_file(("/proc/%s/stat"):format(pid))
   return stat ~= nil and not stat:find("%) Z ")
 end
@@ -139,7 +140,7 @@ function Nginx:workers()
   local pids = {}
   local children = process.read_file(("/proc/%s/task/%s/children"):format(self.master, self.master)) or ""
   for pid in children:gmatch "%d+" do
-    if is_running(pid) then pids[#pids + 1] = pid end
+    if nginx.is_running(pid) then pids[#pids + 1] = pid end
   end
   return pids
 end
@@ -185,11 +186,11 @@ end
 function Nginx:stop(signal, tolerated)
   local workers, started = self:workers(), socket.gettime()
   self:signal(signal or "TERM")
-  nginx.eventually(function() return not is_running(self.master) end)
+  nginx.eventually(function() return not nginx.is_running(self.master) end)
   local seconds = socket.gettime() - started
   local faults = self:faults(tolerated)
   for _, pid in ipairs(workers) do
-    if is_running(pid) then faults[#faults + 1] = "worker " .. pid .. " is still there" end
+    if nginx.is_running(pid) then faults[#faults + 1] = "worker " .. pid .. " is still there" end
   end
   self.private:stop()
   return faults, seconds

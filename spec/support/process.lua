@@ -58,8 +58,15 @@ static int process_allocated(lua_State *L) {
   return 1;
 }
 
+/* Else malloc learns, from one large block that is freed, to keep the next one's place. */
+static int process_give_back(lua_State *L) {
+  (void)L;
+  mallopt(M_MMAP_THRESHOLD, 128 * 1024);
+  return 0;
+}
+
 int luaopen_process(lua_State *L) {
-  lua_createtable(L, 0, 5);
+  lua_createtable(L, 0, 6);
   lua_pushcclosure(L, process_fork, 0);
   lua_setfield(L, -2, "fork");
   lua_pushcclosure(L, process_exit, 0);
@@ -70,6 +77,8 @@ int luaopen_process(lua_State *L) {
   lua_setfield(L, -2, "default_sigpipe");
   lua_pushcclosure(L, process_allocated, 0);
   lua_setfield(L, -2, "allocated");
+  lua_pushcclosure(L, process_give_back, 0);
+  lua_setfield(L, -2, "give_back");
   return 1;
 }
 ]]
@@ -120,6 +129,18 @@ process.instrumented = os.getenv "INTEGRATIONS_INSTRUMENTED"
 --- How many times as long something may take: valgrind interprets.
 process.slowness = process.instrumented == "valgrind" and 30 or 1
 
+--- Runs a check that watches the clock: with short times first, and while it fails with times twice as long. A busy
+--- machine is too slow for the short ones only; what is wrong is so with the longest, whose failure is raised.
+---@param check fun(scale: number) whose times, and their bounds, all grow by this factor
+function process.patiently(check)
+  local scale = math.min(process.slowness, 4)
+  for _ = 1, 5 do
+    if pcall(check, scale) then return end
+    scale = scale * 2
+  end
+  check(scale)
+end
+
 --- The command of the Lua that runs this spec.
 function process.interpreter()
   local first = 0
@@ -144,8 +165,8 @@ function process.run_lua(program, environment)
   return text, tonumber(status)
 end
 
---- fork() -> pid, exit(status), wait(pid) -> status, default_sigpipe(), allocated() -> bytes; or nil where there is no
---- C compiler.
+--- fork() -> pid, exit(status), wait(pid) -> status, default_sigpipe(), allocated() -> bytes, give_back(): large blocks
+--- to the system, as soon as they are freed; or nil where there is no C compiler.
 function process.forking()
   if not process.has_command("gcc") then return nil end
   local temporary = MODULE .. "." .. tostring({}):match("%w+$")
@@ -161,6 +182,18 @@ process.LOAD = ("local process = assert(package.loadlib(%q, 'luaopen_process'))(
 
 function process.id()
   return tonumber(process.read_file("/proc/self/stat"):match("^%d+"))
+end
+
+--- All processes below one.
+---@param pid string|integer
+---@return string[]
+function process.below(pid)
+  local found = {}
+  for child in (process.read_file(("/proc/%s/task/%s/children"):format(pid, pid)) or ""):gmatch "%d+" do
+    found[#found + 1] = child
+    for _, grandchild in ipairs(process.below(child)) do found[#found + 1] = grandchild end
+  end
+  return found
 end
 
 --- Bytes of memory that are this process's now.

@@ -1,20 +1,28 @@
--- Runs lint, then every spec on every Lua, and ends in one line: "N passed, N failed".
+-- Runs lint and every spec on every Lua, several at once, and ends in one line: "N passed, N failed".
 --
 --   lua5.4 spec/support/run.lua "lua5.4 luajit" spec/retry_spec.lua ...        (`make test` does)
 --
--- Each spec file has a process of its own: a crash or a hang costs one file, and is named.
+-- In the environment: JOBS, how many at once; FULL=1, see ON_TWO; LINT=no.
+--
+-- Each spec file has a process of its own: a crash or a hang costs one file, and is named. support/keep.c sees to it
+-- that nothing of it lives on, whatever ends it or this program.
 -- Written for any Lua from 5.1 on, since it runs on the first one of the list.
-
--- In the foreground, so that Ctrl-C reaches busted.
-local BUSTED = "exec timeout --foreground -k 5 300 %s \"$(command -v busted)\" --output=plainTerminal %s"
 
 -- The keys that the specs' clients have. They are secrets, so nothing may write them.
 local CANARIES = { "SG.test.canary", "SG.emulator.full" }
 
-local make = os.getenv("MAKE") or "make"
+-- These wait much, and ask what the C core does at a wire. It is the same C for every Lua but for two C APIs, those of
+-- the first two Luas that are named here.
+local ON_TWO = {
+  ["spec/fault_spec.lua"] = true, ["spec/http2_spec.lua"] = true, ["spec/secrets_spec.lua"] = true,
+  ["spec/tls_spec.lua"] = true,
+}
+
+local make = os.getenv "MAKE" or "make"
 -- Set by `make asan` and `make valgrind`, whose folder has the commands that watch, and the reports they write.
-local instrumented = os.getenv("INTEGRATIONS_INSTRUMENTED")
-local folder = instrumented and "build/" .. instrumented
+local instrumented = os.getenv "INTEGRATIONS_INSTRUMENTED"
+local TIME_LIMIT = instrumented == "valgrind" and 900 or 300 -- seconds for one spec file
+
 local total = { passed = 0, failed = 0, skipped = 0 }
 
 local function say(...)
@@ -22,48 +30,98 @@ local function say(...)
   io.flush()
 end
 
--- Returns what a shell command wrote, and its exit status. Through a file, because a server that a spec has
--- forgotten would hold a pipe open for ever.
-local function run(command)
-  local log = os.tmpname()
-  os.execute(("( %s ) >%s 2>&1 </dev/null; echo \"status $?\" >>%s"):format(command, log, log))
-  local file = assert(io.open(log, "rb"))
-  local output, status = file:read("*a"):match("^(.*)status (%d+)\n")
-  file:close()
-  os.remove(log)
-  if not status then
-    os.exit(130) -- the shell itself was stopped: Ctrl-C
-  end
-  return output, tonumber(status)
+-- What a shell command wrote to its standard output.
+local function ask(command)
+  local pipe = assert(io.popen(command))
+  local output = pipe:read "*a"
+  pipe:close()
+  return output
 end
 
+-- ---- several at once ------------------------------------------------------------------------
+
+-- Holds all that this run writes. Who has come to an end says so in the pipe `ended`.
+-- Others may pass through it: a spec becomes an ordinary user.
+local folder = assert(ask 'mktemp -d "${TMPDIR:-/tmp}/integrations-run.XXXXXXXXXX"':match "^(/[^\n]+)\n$")
+ask("chmod 711 " .. folder)
+-- Twice as many as there are processors, since a spec waits most of the time; under valgrind it does not.
+local jobs_at_once = tonumber(os.getenv "JOBS")
+  or (instrumented == "valgrind" and 1 or 2) * (tonumber(ask "nproc") or 1)
+local ended
+
+local function quote(text)
+  return "'" .. text:gsub("'", "'\\''") .. "'"
+end
+
+local function open_pipe()
+  local path = folder .. "/ended"
+  ask("mkfifo " .. quote(path))
+  ended = assert(io.open(path, "r+")) -- also to write, so that it has no end
+end
+
+-- With a folder of its own for temporary files, since one that is killed leaves them.
+local START = [[
+here=%s
+mkdir "$here" "$here/reports"
+export TMPDIR="$here" INTEGRATIONS_REPORTS="$here/reports"
+exec build/keep %d %d sh -c %s >>"$here/../ended" 3>"$here/log" </dev/null
+]]
+
+-- A job: `command`, and `finish(output, status, seconds, reports)`.
+local function start(job, i)
+  job.folder = folder .. "/" .. i
+  local command = "exec >&3 2>&1 3>&-\n" .. job.command
+  job.keeper = assert(io.popen(START:format(quote(job.folder), i, TIME_LIMIT, quote(command))))
+end
+
+local function read_file(path)
+  local file = assert(io.open(path, "rb"))
+  local text = file:read "*a"
+  file:close()
+  return text
+end
+
+local function finish_one(jobs)
+  local i, status, seconds = ended:read "*l":match "^(%d+) (%d+) ([%d.]+)$"
+  local job = jobs[tonumber(i)]
+  job.keeper:close()
+  job.keeper = nil
+  local reports = ask("find " .. quote(job.folder .. "/reports") .. " -type f -size +0 -exec cat {} +")
+  job.finish(read_file(job.folder .. "/log"), tonumber(status), tonumber(seconds), reports)
+  ask("rm -rf " .. quote(job.folder))
+end
+
+local function run_all(jobs)
+  local started, left = 0, #jobs
+  while left > 0 do
+    while jobs[started + 1] and started - (#jobs - left) < jobs_at_once do
+      started = started + 1
+      start(jobs[started], started)
+    end
+    finish_one(jobs)
+    left = left - 1
+  end
+end
+
+-- ---- what a job comes to --------------------------------------------------------------------
+
 -- A step that is not a spec shows up in the count only when it fails.
-local function check(title, command)
-  say(("%-8s %s\n"):format(title, command))
-  local output, status = run(command)
-  say(output)
+local function finish_step(lua, title, output, status)
+  say(("%-8s %s\n"):format(lua, title), output)
   if status ~= 0 then
     total.failed = total.failed + 1
-    say(("%-8s FAILED: %s\n"):format(title, command))
+    say(("%-8s FAILED: %s\n"):format(lua, title))
   end
-  return status == 0
 end
 
 -- Reads busted's last summary; nil when it printed none.
 local function read_summary(output)
-  local pattern = "(%d+) success%a* / (%d+) failure%a* / (%d+) error%a* / (%d+) pending : ([%d.]+)"
   local summary
-  for passed, failures, errors, skipped, seconds in output:gmatch(pattern) do
-    summary = {
-      passed = tonumber(passed), failed = failures + errors, skipped = tonumber(skipped), seconds = tonumber(seconds),
-    }
+  for passed, failures, errors, skipped in
+    output:gmatch "(%d+) success%a* / (%d+) failure%a* / (%d+) error%a* / (%d+) pending : [%d.]+" do
+    summary = { passed = tonumber(passed), failed = failures + errors, skipped = tonumber(skipped) }
   end
   return summary
-end
-
--- The reports on the processes that a spec started, too. One that is still running may have begun an empty one.
-local function take_reports()
-  return folder and run(("find %s/reports -type f -size +0 -exec cat {} + -exec rm {} +"):format(folder)) or ""
 end
 
 -- What is wrong although no test failed. A crash after the summary (in a finalizer, say) is: the exit status must
@@ -86,30 +144,27 @@ end
 
 -- What a spec wants to be read though all is well: lines that begin so, but for busted's mark for each test.
 local function say_notes(lua, output)
-  for note in ("\n" .. output):gmatch("\n[-+.*]*report: ([^\n]*)") do
+  for note in ("\n" .. output):gmatch "\n[-+.*]*report: ([^\n]*)" do
     say(("%-8s   %s\n"):format(lua, note))
   end
 end
 
-local function run_spec(lua, environment, spec)
-  say(("%-8s %-32s "):format(lua, spec))
-  local output, status = run(environment .. BUSTED:format(lua, spec))
+local function finish_spec(lua, spec, output, status, seconds, reports)
   local summary = read_summary(output)
   if status == 0 and not summary then
     output, status = output .. "busted printed no summary\n", 1
   end
-  summary = summary or { passed = 0, failed = 0, skipped = 0, seconds = 0 }
-  local reports = take_reports()
+  summary = summary or { passed = 0, failed = 0, skipped = 0 }
   local faults = faults_of(output, status, summary, reports)
   summary.failed = summary.failed + #faults
   for name in pairs(total) do
     total[name] = total[name] + summary[name]
   end
-  say(("%4d passed"):format(summary.passed),
+  say(("%-8s %-34s %4d passed"):format(lua, spec, summary.passed),
     summary.failed > 0 and (", %d FAILED"):format(summary.failed) or "",
     faults[1] and (" (%s)"):format(table.concat(faults, ", ")) or "",
     summary.skipped > 0 and (", %d skipped"):format(summary.skipped) or "",
-    (" %6.1f s\n"):format(summary.seconds))
+    (" %6.1f s\n"):format(seconds))
   say_notes(lua, output)
   if summary.failed > 0 or summary.skipped > 0 then
     say(output, reports, "\n")
@@ -117,37 +172,94 @@ local function run_spec(lua, environment, spec)
   return summary.passed
 end
 
-local function run_lua(lua, specs)
-  if not check(lua, ("%s -s LUA=%s all"):format(make, lua)) then
-    return
+-- ---- all of it ------------------------------------------------------------------------------
+
+-- Without what a surrounding make has set: specs build for themselves, and nginx loads what is built for LuaJIT.
+local PLAIN = "env -u MAKEFLAGS -u MAKELEVEL -u CFLAGS -u LDFLAGS "
+
+-- One after the other, since they share their objects. Returns whether all of a Lua's is there.
+local function build(lua)
+  local title = ("%s -s LUA=%s all"):format(make, lua)
+  local log = folder .. "/build"
+  local status = ask(("%s >%s 2>&1; echo $?"):format(title, quote(log))):match "%d+"
+  finish_step(lua, title, read_file(log), tonumber(status))
+  return status == "0"
+end
+
+local function lint_job()
+  local command = make .. " lint"
+  return { command = command, finish = function(output, status) finish_step("lint", command, output, status) end }
+end
+
+local function spec_job(lua, environment, spec, passed)
+  return {
+    command = environment .. ('exec %s "$(command -v busted)" --output=plainTerminal %s'):format(lua, spec),
+    finish = function(...) passed[lua] = passed[lua] + finish_spec(lua, spec, ...) end,
+  }
+end
+
+local function environment_of(lua)
+  local environment = ask(("%s -s env LUA=%s"):format(make, lua))
+  if instrumented then -- a spec that builds for itself does so with nobody's flags
+    environment = environment .. ('unset CFLAGS LDFLAGS\nexport PATH="$PWD/build/%s/bin:$PATH"\n'):format(instrumented)
   end
-  local environment = run(("%s -s env LUA=%s"):format(make, lua))
-  if folder then -- a spec that builds for itself does so with nobody's flags
-    environment = environment .. ('unset CFLAGS LDFLAGS\nexport PATH="$PWD/%s/bin:$PATH"\n'):format(folder)
+  return environment
+end
+
+local function list(set)
+  local names = {}
+  for name in pairs(set) do names[#names + 1] = name end
+  table.sort(names)
+  return table.concat(names, ", ")
+end
+
+-- Lint, and every spec on every Lua that could be built. Returns them, and counts by Lua of what will have passed.
+local function plan(luas, specs)
+  local jobs, passed, left_out, count = {}, {}, {}, 0
+  if not instrumented and os.getenv "LINT" ~= "no" then
+    jobs[1] = lint_job()
   end
-  local passed = 0
-  for _, spec in ipairs(specs) do
-    passed = passed + run_spec(lua, environment, spec)
+  for lua in luas:gmatch "%S+" do
+    count = count + 1
+    passed[lua] = build(lua) and 0 or nil
+    local environment = passed[lua] and environment_of(lua)
+    for _, spec in ipairs(passed[lua] and specs or {}) do
+      if count > 2 and ON_TWO[spec] and os.getenv "FULL" ~= "1" then
+        left_out[spec] = true
+      else
+        jobs[#jobs + 1] = spec_job(lua, environment, spec, passed)
+      end
+    end
   end
-  if passed == 0 then
+  if next(left_out) then
+    say(("On the first two Luas only, on all with FULL=1: %s\n"):format(list(left_out)))
+  end
+  return jobs, passed
+end
+
+-- After Ctrl-C, which the keepers have heard, too.
+local function stop(jobs, problem)
+  for _, job in ipairs(jobs) do
+    if job.keeper then job.keeper:close() end
+  end
+  ask("rm -rf " .. quote(folder))
+  say(problem, "\n")
+  os.exit(130)
+end
+
+open_pipe()
+ask(PLAIN .. make .. " -s build/keep")
+ask(PLAIN .. make .. " -s LUA=luajit all 2>/dev/null") -- where that fails, the specs that start nginx say so
+local jobs, passed = plan(arg[1], { (table.unpack or unpack)(arg, 2) })
+local whole, problem = pcall(run_all, jobs)
+if not whole then stop(jobs, problem) end
+ask("rm -rf " .. quote(folder))
+
+for lua in pairs(passed) do
+  if passed[lua] == 0 then
     total.failed = total.failed + 1
     say(("%-8s FAILED: nothing passed\n"):format(lua))
   end
-end
-
-local specs = { (table.unpack or unpack)(arg, 2) }
-if not instrumented then
-  check("lint", make .. " lint")
-end
-for lua in arg[1]:gmatch("%S+") do
-  run_lua(lua, specs)
-end
-
--- Of processes that outlived their spec.
-local late = take_reports()
-if late ~= "" then
-  total.failed = total.failed + 1
-  say(late, instrumented, " reports errors after the last spec\n")
 end
 if total.skipped > 0 then
   say(("%d skipped, each with its reason above\n"):format(total.skipped))
