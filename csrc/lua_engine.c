@@ -195,7 +195,7 @@ static int engine_next_lua(lua_State *L) {
   return 1;
 }
 
-/* engine:close(): any number of times; also __gc and, in 5.4, __close */
+/* engine:close(): any number of times; also __gc and, from 5.4 on, __close */
 static int engine_close(lua_State *L) {
   box *b = luaL_checkudata(L, 1, METATABLE);
   engine *e = b->engine;

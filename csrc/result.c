@@ -12,8 +12,9 @@
 /* Names that headers of older versions lack. */
 enum { TOO_LARGE = 100, ECH_REQUIRED = 101 };
 
-#define CODE_NAME(name) \
-  { name, #name }
+/* clang-format off */
+#define CODE_NAME(name) { name, #name }
+/* clang-format on */
 
 /* The codes that an HTTP transfer can end in, by libcurl's own names. */
 static const struct {

@@ -266,6 +266,7 @@ describe("an engine in the background", function()
     it("cancels the only call, and keeps the connections that rest, over " .. name, function()
       local of = name == "HTTP" and plain or name == "TLS" and tls_1 or tls
       local engine = open(of.url)
+      gathering.meet(engine, finish, { url = of.url, count = 1, seconds = 0 }) -- tells which HTTP is spoken
       local before = gathering.meet(engine, finish, { url = of.url, count = 3, seconds = 20 * process.slowness })
       local id = engine:submit("GET", of.url .. "/sleep?seconds=300&id=1", nil, nil, 60000)
       core.sleep(0.05)
