@@ -296,7 +296,7 @@ local faults = {
     connection:send(goaway(stream))
     connection:close()
   end,
-  answer_close = in_turn(answer, Connection.close),
+  answer_close = in_turn(in_turn(answer, wait), Connection.close),
   -- What a server may say at any time.
   answer_ping = function(connection, stream)
     answer(connection, stream)
