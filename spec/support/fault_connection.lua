@@ -31,6 +31,7 @@ function Connection:try(direction, action)
   while true do
     local result, problem, partial = action()
     if result then return result end
+    self.over = not waits[problem]
     if partial and partial ~= "" and direction == "read" then return partial end
     local wait = waits[problem]
     if not wait then return nil end
@@ -48,6 +49,8 @@ function Connection:receive()
 end
 
 function Connection:send(text)
+  -- TLS whose peer left without a goodbye: LuaSec would try for ever.
+  if self.is_tls and self.over then return nil end
   local first = 1
   return self:try("write", function()
     local last, problem, sent = self.socket:send(text, first)
