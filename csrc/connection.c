@@ -1,6 +1,6 @@
-/* What we see of libcurl's connections ourselves. libcurl says when it opens and closes a socket and when it is about
- * to send a request; how the socket is then, and whether anything of the request has left, the kernel says. Nothing
- * here rests on libcurl's own counts: what CURLINFO_REQUEST_SIZE means has changed three times. */
+/* What we see of libcurl's connections ourselves: which socket a request goes out on, how that socket is then, and what
+ * the kernel has sent on it since. Nothing here rests on libcurl's own counts: what CURLINFO_REQUEST_SIZE means has
+ * changed three times. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -16,10 +16,15 @@
 
 #include "engine_private.h"
 
+/* Which addresses a socket is between. The ports of the other end are the same for all connections of an engine. */
+typedef struct {
+  char own[INET6_ADDRSTRLEN], other[INET6_ADDRSTRLEN];
+  int port; /* the own one; 0 until it is connected */
+} ends;
+
 struct connection {
   int socket;
-  int port; /* its own end; 0 until that is known */
-  char address[INET6_ADDRSTRLEN];
+  ends ends;
   unsigned requests, flying; /* ever, and those that are not ended */
   bool multiplexed;          /* HTTP/2 */
   connection *next;
@@ -32,14 +37,15 @@ struct connection {
 /* The kernel's numbers of states (its tcp_states.h): each of them is an interface to programs. */
 enum { ESTABLISHED = 1, CLOSED = 7 };
 
-/* Linux 4.19 and newer count what a socket has sent. */
+/* Linux 4.19 and newer count the bytes that a socket has sent. What counts no segments of the handshake either, such as
+ * gVisor, only looks as if it did. */
 static bool read_traffic(int socket, traffic *t) {
   enum { NEEDED = offsetof(struct tcp_info, tcpi_bytes_sent) + sizeof(uint64_t) };
   struct tcp_info info;
   socklen_t size = sizeof info;
   if (getsockopt(socket, IPPROTO_TCP, TCP_INFO, &info, &size) != 0 || size < NEEDED) return false;
   *t = (traffic){
-      .known = true,
+      .known = info.tcpi_segs_out > 0,
       .end = info.tcpi_state == CLOSED        ? RESET
              : info.tcpi_state == ESTABLISHED ? OPEN
                                               : ENDED,
@@ -67,19 +73,62 @@ static condition condition_of(int socket) {
   return size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR) ? QUIET : OVER;
 }
 
-static void learn_own_end(connection *c) {
-  union {
-    struct sockaddr any;
-    struct sockaddr_in v4;
-    struct sockaddr_in6 v6;
-  } end;
-  socklen_t size = sizeof end;
-  if (getsockname(c->socket, &end.any, &size) != 0) return;
-  bool is_v6 = end.any.sa_family == AF_INET6;
-  if (!is_v6 && end.any.sa_family != AF_INET) return;
-  const void *address = is_v6 ? (const void *)&end.v6.sin6_addr : (const void *)&end.v4.sin_addr;
-  if (inet_ntop(end.any.sa_family, address, c->address, sizeof c->address) == NULL) return;
-  c->port = ntohs(is_v6 ? end.v6.sin6_port : end.v4.sin_port);
+typedef union {
+  struct sockaddr any;
+  struct sockaddr_in v4;
+  struct sockaddr_in6 v6;
+} end_address;
+
+/* Returns its port; 0 where it has none. */
+static int write_address(const end_address *end, char *text) {
+  bool is_v6 = end->any.sa_family == AF_INET6;
+  const void *address = is_v6 ? (const void *)&end->v6.sin6_addr : (const void *)&end->v4.sin_addr;
+  if (!is_v6 && end->any.sa_family != AF_INET) return 0;
+  if (inet_ntop(end->any.sa_family, address, text, INET6_ADDRSTRLEN) == NULL) return 0;
+  return ntohs(is_v6 ? end->v6.sin6_port : end->v4.sin_port);
+}
+
+/* Leaves the port 0 where it is not connected yet. */
+static void learn_ends(int socket, ends *e) {
+  end_address own, other;
+  socklen_t own_size = sizeof own, other_size = sizeof other;
+  if (getpeername(socket, &other.any, &other_size) != 0 || write_address(&other, e->other) == 0)
+    return;
+  if (getsockname(socket, &own.any, &own_size) != 0) return;
+  e->port = write_address(&own, e->own);
+}
+
+/* ---- a transfer on its connection -------------------------------------------------------- */
+
+/* Nothing of a request has left if its connection is at its end and has sent nothing since. While that lives, what
+ * libcurl, TLS and HTTP/2 hold back may still go. TLS's goodbye raises the count: then nobody can tell. */
+static void conclude(transfer *t, bool closing) {
+  traffic now;
+  if (t->connection == NULL || !read_traffic(t->connection->socket, &now)) return;
+  t->end = now.end;
+  bool is_over = now.end == RESET || (closing && now.unsent == 0);
+  if (is_over && t->before.known && now.sent == t->before.sent) t->left = false;
+}
+
+void connection_settle(transfer *t) {
+  conclude(t, false);
+}
+
+void connection_leave(transfer *t) {
+  if (t->connection != NULL) t->connection->flying--;
+  t->connection = NULL;
+}
+
+/* MPTCP answers for one of its ways only. */
+static bool is_tcp(int socket) {
+#ifdef SO_PROTOCOL
+  int protocol = 0;
+  socklen_t size = sizeof protocol;
+  return getsockopt(socket, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 &&
+         protocol == IPPROTO_TCP;
+#else
+  return socket >= 0;
+#endif
 }
 
 /* ---- the list of an engine --------------------------------------------------------------- */
@@ -90,11 +139,13 @@ static connection **place_of(engine *e, int socket) {
   return at;
 }
 
-/* By its own end, which is all that libcurl tells when it is about to send. */
-static connection *find(engine *e, const char *address, int port) {
+/* By its addresses, which are what libcurl tells when it is about to send. Linux gives the same own end to connections
+ * with different hosts, and a name may have several. */
+static connection *find(engine *e, const char *own, int port, const char *other) {
   for (connection *c = e->connections; c != NULL; c = c->next) {
-    if (c->port == 0) learn_own_end(c);
-    if (c->port == port && port > 0 && strcmp(c->address, address) == 0) return c;
+    if (c->ends.port == 0) learn_ends(c->socket, &c->ends);
+    if (c->ends.port == port && strcmp(c->ends.own, own) == 0 && strcmp(c->ends.other, other) == 0)
+      return c;
   }
   return NULL;
 }
@@ -105,10 +156,25 @@ static void remove_at(connection **at) {
   free(c);
 }
 
-/* A connection that is not in the list, for want of memory, is one that nothing is known of. */
+/* Its transfers learn what has left of them, where that can be told: afterwards nobody can. */
+static void detach(engine *e, connection *c, bool told) {
+  for (transfer *t = e->flying.first; t != NULL && c->flying > 0; t = t->next) {
+    if (t->connection != c) continue;
+    if (told) conclude(t, true);
+    connection_leave(t);
+  }
+}
+
+/* A record whose socket libcurl closed without a word, as 7.88 to 8.1 do with one that never got connected, goes when
+ * the number is another's. A connection without a record, for want of memory or because it is no plain TCP, is one that
+ * nothing is known of. */
 void connection_opened(engine *e, int socket) {
   connection **stale = place_of(e, socket);
-  if (*stale != NULL) remove_at(stale);
+  if (*stale != NULL) {
+    detach(e, *stale, false);
+    remove_at(stale);
+  }
+  if (!is_tcp(socket)) return;
   connection *c = calloc(1, sizeof *c);
   if (c == NULL) return;
   c->socket = socket;
@@ -116,15 +182,10 @@ void connection_opened(engine *e, int socket) {
   e->connections = c;
 }
 
-/* Its transfers learn now what has left of them: afterwards nobody can tell. */
 void connection_closes(engine *e, int socket) {
   connection **at = place_of(e, socket);
   if (*at == NULL) return;
-  for (transfer *t = e->flying.first; t != NULL && (*at)->flying > 0; t = t->next) {
-    if (t->connection != *at) continue;
-    connection_settle(t, true);
-    connection_leave(t);
-  }
+  detach(e, *at, true);
   remove_at(at);
 }
 
@@ -132,7 +193,7 @@ void connections_forget(engine *e) {
   while (e->connections != NULL) remove_at(&e->connections);
 }
 
-/* ---- a transfer's ------------------------------------------------------------------------ */
+/* ---- before a request goes out ----------------------------------------------------------- */
 
 /* Nobody has asked for what arrives on a connection that is at rest: over HTTP/1.1 it would be taken for the answer to
  * the next request. Over HTTP/2 it may be a mere ping, but also the goodbye that a write must not meet. */
@@ -142,11 +203,11 @@ static bool is_dead(const connection *c, bool write) {
   return c->requests > 0 && c->flying == 0 && (write || !c->multiplexed);
 }
 
-/* libcurl is about to send a transfer's request on the connection with this end. Returns whether it may: not on one
- * that is dead, which libcurl from 8.22 on uses unseen where it was used in the second before. */
-bool connection_take(transfer *t, const char *address, int port) {
+/* libcurl is about to send a transfer's request on the connection between these addresses. Returns whether it may: not
+ * on one that is dead. libcurl from 8.22 on does not look at one that was used in the second before. */
+bool connection_take(transfer *t, const char *own, int port, const char *other) {
   connection_leave(t);
-  connection *c = find(t->owner, address, port);
+  connection *c = port > 0 ? find(t->owner, own, port, other) : NULL;
   t->kept = c != NULL && c->requests > 0;
   t->before.known = false;
   if (c == NULL) return true;
@@ -156,21 +217,6 @@ bool connection_take(transfer *t, const char *address, int port) {
   t->connection = c;
   if (t->write) read_traffic(c->socket, &t->before);
   return true;
-}
-
-/* Nothing of a request has left if its connection is at its end and has sent nothing since. While it lives, what
- * libcurl, TLS and HTTP/2 hold back may still go; what TLS sends to say goodbye counts as the request's. */
-void connection_settle(transfer *t, bool closing) {
-  traffic now = {.known = false};
-  if (t->connection == NULL || !read_traffic(t->connection->socket, &now)) return;
-  t->end = now.end;
-  bool is_over = now.end == RESET || (closing && now.unsent == 0);
-  if (is_over && t->before.known && now.sent == t->before.sent) t->left = false;
-}
-
-void connection_leave(transfer *t) {
-  if (t->connection != NULL) t->connection->flying--;
-  t->connection = NULL;
 }
 
 void connection_multiplexes(transfer *t) {

@@ -85,18 +85,18 @@ static int on_close(void *context, curl_socket_t socket) {
  * that dies is nothing unusual; then it is for the caller's policy, which waits in between. */
 static int on_issue(void *context, char *remote_ip, char *local_ip, int remote_port,
                     int local_port) {
-  (void)remote_ip, (void)remote_port;
+  (void)remote_port;
   transfer *t = context;
   const char *reason =
       t->write ? "no answer came; a write is not sent again" : "no answer came, twice";
   if (t->issues < (t->write ? 1 : 2)) {
-    if (connection_take(t, local_ip, local_port)) {
+    if (connection_take(t, local_ip, local_port, remote_ip)) {
       t->left = true;
       t->issues++;
       return CURL_PREREQFUNC_OK;
     }
     reason = "the server ended the connection before the request was sent";
-    t->dead = t->kept;
+    t->stale = t->kept;
     curl_easy_setopt(t->easy, CURLOPT_FORBID_REUSE, 1L); /* else one of HTTP/2 would be kept */
   }
   transfer_give_reason(t, "CURLE_GOT_NOTHING", reason, 0);

@@ -69,6 +69,8 @@ static const struct {
 } unusable[] = {
     {0, 0x0754ff, "is too old: 7.85 or newer is needed"},
     {0x075700, 0x075700, "loses events: use an older or a newer one"}, /* curl's issue 10146 */
+    /* Each time that it has looked a name up: curl's issue 15725. */
+    {0x080b01, 0x080b01, "closes descriptors that are not its own: use an older or a newer one"},
 };
 
 /* Asked at run time: in a program that has a libcurl of its own, that one may stand in for the system's. There is

@@ -48,7 +48,7 @@ struct transfer {
   unsigned issues;        /* how often libcurl was let send it */
   bool left;              /* whether any byte of it may have left */
   bool kept;              /* whether the connection that libcurl chose last had been used before */
-  bool dead;              /* whether that one was found to be at its end, and not used */
+  bool stale;             /* whether that one was at its end, and so was not used */
   bool restarted;         /* by us, on a new connection */
   connection_end end;     /* of its connection, where it failed */
   connection *connection; /* that it is on; NULL where nothing is known of it */
@@ -166,8 +166,8 @@ void flight_end(engine *e);
 void connection_opened(engine *e, int socket);
 void connection_closes(engine *e, int socket);
 void connections_forget(engine *e);
-bool connection_take(transfer *t, const char *address, int port);
-void connection_settle(transfer *t, bool closing);
+bool connection_take(transfer *t, const char *own, int port, const char *other);
+void connection_settle(transfer *t);
 void connection_leave(transfer *t);
 void connection_multiplexes(transfer *t);
 

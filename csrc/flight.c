@@ -160,7 +160,7 @@ static void adapt_limit(transfer *t) {
 /* Where nothing of it has left because the connection that libcurl had kept was at its end, it goes on a new one at
  * once: its caller need not know. */
 static bool restart(transfer *t) {
-  bool never_left = t->dead || (t->write && t->kept && !t->left);
+  bool never_left = t->stale || (t->write && t->kept && !t->left);
   bool is_wanted = !atomic_load_explicit(&t->unwanted, memory_order_relaxed);
   if (!never_left || !is_wanted || t->restarted || engine_now() >= t->deadline) return false;
   if (easy_restart(t) != CURLE_OK) return false;
@@ -181,7 +181,7 @@ static void end_finished(engine *e) {
     transfer *t;
     curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&t);
     adapt_limit(t);
-    if (code != CURLE_OK) connection_settle(t, false);
+    if (code != CURLE_OK) connection_settle(t);
     if (code == CURLE_OK || !restart(t)) end(t, code);
   }
 }

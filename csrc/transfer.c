@@ -106,7 +106,7 @@ static void drop_headers(transfer *t) {
 /* As if nothing had been tried yet. */
 void transfer_reset(transfer *t) {
   t->issues = 0;
-  t->left = t->kept = t->dead = t->head_ended = false;
+  t->left = t->kept = t->stale = t->head_ended = false;
   t->end = UNSEEN;
   t->head.used = t->body.used = 0;
   t->code_name = NULL;

@@ -79,6 +79,15 @@ describe("a kept connection", function()
     arrives_on_new_connection "POST"
   end)
 
+  it("with a proxy is looked at, too", function()
+    engine:close()
+    local proxy = server
+    engine = assert(core.engine { origin = "http://service.invalid", proxy = proxy:origin() })
+    server.url = function() return "http://service.invalid/" end
+    proxy:serve(engine, "GET"):close()
+    arrives_on_new_connection "POST"
+  end)
+
   it("that is dead, of a server that is gone, leaves nothing sent", function()
     server:serve(engine, "GET"):close()
     server:close()
@@ -138,6 +147,32 @@ describe("a new connection", function()
   end)
 end)
 
+-- The server has the request and goes without an answer. A system that seems to say that nothing had been sent must not
+-- be believed.
+describe("a system whose counts tell nothing leaves a write open:", function()
+  local PROGRAM = [[
+    package.path = "./spec/?.lua;" .. package.path
+    local core = require "integrations.core"
+    local peer = require "support.peer"
+    local server = peer.new()
+    local engine = assert(core.engine { origin = server:origin() })
+    local connection = server:serve(engine, "GET")
+    local id = assert(engine:submit("POST", server:url(), nil, "{}", 20000))
+    server:read(engine, connection)
+    connection:close()
+    local response, problem = server:serve_all(engine, id)
+    print(response and response.body or "sent: " .. tostring(problem.sent), table.concat(server.requests, " "))
+  ]]
+  local compiled = process.has_command "gcc" and it or pending
+
+  for _, counts in ipairs { "uncounted", "queued" } do
+    compiled(counts, function()
+      local output = process.run_lua(PROGRAM, system_calls.failing("TCP_INFO " .. counts))
+      assert.equal("sent: true\tGET POST\n", output)
+    end)
+  end
+end)
+
 -- libcurl's own counts do not tell: what they count differs from version to version.
 describe("where the system says that a request was not sent", function()
   local PROGRAM = [[
@@ -190,6 +225,7 @@ describe("libcurl", function()
   local rows = {
     { "7.84.0", 0x075400, "libcurl 7.84.0 is too old: 7.85 or newer is needed" },
     { "7.87.0", 0x075700, "libcurl 7.87.0 loses events: use an older or a newer one" },
+    { "8.11.1", 0x080b01, "libcurl 8.11.1 closes descriptors that are not its own: use an older or a newer one" },
   }
   local compiled = process.has_command "gcc" and it or pending
 

@@ -13,6 +13,7 @@ local SOURCE = [[
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
+#include <linux/tcp.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdlib.h>
@@ -104,6 +105,23 @@ ssize_t send(int socket, const void *bytes, size_t size, int flags) {
   return sent < 0 ? sent : fail(ECONNRESET);
 }
 
+/* "TCP_INFO uncounted": a system that has the fields and never fills them. "TCP_INFO queued": one where what was written
+ * is still to be sent. */
+int getsockopt(int socket, int level, int option, void *value, socklen_t *size) {
+  int (*original)(int, int, int, void *, socklen_t *) =
+      (int (*)(int, int, int, void *, socklen_t *))dlsym(RTLD_NEXT, "getsockopt");
+  const char *failing = getenv("INTEGRATIONS_SPEC_FAILING");
+  int result = original(socket, level, option, value, size);
+  if (level != IPPROTO_TCP || option != TCP_INFO || failing == NULL || strncmp(failing, "TCP_INFO ", 9) != 0)
+    return result;
+  struct tcp_info *info = value;
+  int queued = strcmp(failing + 9, "queued") == 0;
+  info->tcpi_bytes_sent = 0;
+  info->tcpi_notsent_bytes = queued;
+  info->tcpi_segs_out = queued;
+  return result;
+}
+
 typedef struct lua_State lua_State;
 typedef int (*lua_CFunction)(lua_State *L);
 void lua_pushcclosure(lua_State *L, lua_CFunction function, int upvalues);
@@ -121,7 +139,7 @@ int luaopen_close(lua_State *L) {
 ]]
 
 --- The environment of a program in which this one call fails.
----@param failing string "epoll_ctl 3": the third one of them; see above what may stand behind it
+---@param failing string "epoll_ctl 3": the third one of them; see above what may stand behind it, or instead
 ---@return string[]
 function system_calls.failing(failing)
   preload.build(LIBRARY, SOURCE)
