@@ -95,7 +95,7 @@ static int on_issue(void *context, char *remote_ip, char *local_ip, int remote_p
       t->issues++;
       return CURL_PREREQFUNC_OK;
     }
-    reason = "the server ended the connection before the request was sent";
+    if (!t->left) reason = "the server ended the connection before the request was sent";
     t->stale = t->kept;
     curl_easy_setopt(t->easy, CURLOPT_FORBID_REUSE, 1L); /* else one of HTTP/2 would be kept */
   }
