@@ -3,6 +3,7 @@ package.path = "./spec/?.lua;" .. package.path
 local certificates = require "support.certificates"
 local core = require "integrations.core"
 local http2_server = require "support.http2_server"
+local libcurl = require "support.libcurl"
 local process = require "support.process"
 local sendgrid = require "integrations.sendgrid"
 
@@ -172,7 +173,7 @@ describe("over HTTP/2", function()
     local arrived = methods()
     -- libcurl from 8.22 on may not have read yet that the server said goodbye with its last answer: then a read goes
     -- out twice.
-    if arrived[2] == "GET" then table.remove(arrived, 2) end
+    if libcurl.is_from "8.22.0" and arrived[2] == "GET" then table.remove(arrived, 2) end
     assert.same({ "GET", "POST", "GET", "POST" }, arrived)
   end
 
@@ -269,7 +270,7 @@ describe("over HTTP/2", function()
           server:fault(fault, 1)
           local all, refused = reader:list()
           -- After garbage libcurl 8.7 hears nothing more until the deadline.
-          if not (refused and refused.kind == "timeout" and fault:find "garbage") then
+          if not (libcurl.is_from("8.7.0", "8.7.1") and fault:find "garbage") then
             assert.equal(outcome == NOT_APPLIED and NOT_APPLIED or SUCCESS, all and SUCCESS or refused.outcome)
           end
           server:ledger()
