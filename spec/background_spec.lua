@@ -134,9 +134,10 @@ describe("an engine in the background", function()
       local started = core.now()
       local id = engine:submit("GET", plain.url .. "/sleep?seconds=300&id=1", nil, nil, 100 * scale)
       local _, problem = finish(engine, id)
+      local took = core.now() - started
       assert.equal("CURLE_OPERATION_TIMEDOUT", assert(problem, "it worked").code)
-      assert.is_true(core.now() - started < 0.2 * scale)
       engine:close()
+      return took >= 0.2 * scale and ("took %.3f s"):format(took) or nil
     end)
   end)
 
@@ -144,6 +145,7 @@ describe("an engine in the background", function()
     local function check(unit)
       local engine = open()
       local ids, told = {}, {}
+      local started = core.now()
       for i, units in ipairs { 3, 1, 2 } do
         local url = ("%s/sleep?seconds=%g&id=%d"):format(plain.url, units * unit, i)
         ids[i] = engine:submit("GET", url, nil, nil, 60000)
@@ -154,14 +156,17 @@ describe("an engine in the background", function()
         end
         return #told == 3
       end)
-      assert.same({ ids[2], ids[3], ids[1] }, told)
+      local took = core.now() - started
       assert.is_nil(engine:next())
       for i, id in ipairs(ids) do
         assert.equal(tostring(i), worked(engine:take(id)).body:match " (%d)$")
       end
       engine:close()
+      -- A machine that has come so late may have ended them in any order.
+      if took > 3.5 * unit then return ("took %.3f s"):format(took) end
+      assert.same({ ids[2], ids[3], ids[1] }, told)
     end
-    process.patiently(function(scale) check(0.05 * scale) end)
+    process.patiently(function(scale) return check(0.05 * scale) end)
   end)
 
   for _, name in ipairs { "HTTP", "TLS with HTTP/2" } do

@@ -89,7 +89,7 @@ local function check_recovery(client, complaints, service)
   local ledger = server:ledger()
   local all, failed = client[services[service].part]:list()
   if not all then
-    complaints[#complaints + 1] = "does not work afterwards: " .. tostring(failed)
+    complaints[#complaints + 1] = judge.complaint_of("does not work afterwards: ", failed)
   elseif not operations.lists(service, all, ledger) then
     complaints[#complaints + 1] = "lists afterwards what is not there"
   end
@@ -208,7 +208,10 @@ end
 
 local function judge_settled_end(row, variant, seen, complain)
   local ends, expected = settled_ends(row, variant)
-  if not ends[seen.failed and seen.failed.outcome or "success"] then
+  local is_expected = ends[seen.failed and seen.failed.outcome or "success"]
+  if not is_expected and judge.ended_early(operations[variant.meets].method, expected, seen) then
+    complain(judge.complaint_of("ended early: ", seen.failed))
+  elseif not is_expected then
     complain(("not %s, but %s"):format(next(ends), tostring(seen.failed or seen.extra)))
   elseif seen.failed and not expected.kinds[seen.failed.kind] then
     complain(("kind %s, not %s"):format(seen.failed.kind, next(expected.kinds)))
@@ -234,7 +237,7 @@ end
 local function check_again(client, variant, complaints)
   local thing, failed = variant.of.call(client[services[variant.of.service].part])
   if not thing then
-    complaints[#complaints + 1] = "does not work afterwards: " .. tostring(failed)
+    complaints[#complaints + 1] = judge.complaint_of("does not work afterwards: ", failed)
   elseif not is_done(variant, server:ledger()) then
     complaints[#complaints + 1] = "is not there once after it was called again"
   end
@@ -310,7 +313,8 @@ local function deadline_case(operation)
     judge.always(seen, complain)
     local kind = seen.failed and seen.failed.kind
     if kind ~= "timeout" and kind ~= "network" then complain("kind " .. tostring(kind)) end
-    if #seen.ledger.requests < 2 then complain(#seen.ledger.requests .. " requests") end
+    local requests = #seen.ledger.requests
+    if requests < 2 then complain(judge.complaint_of(requests .. " requests: ", seen.failed)) end
     client:close()
     return complaints, false, 0, seen
   end)

@@ -3,6 +3,7 @@ package.path = "./spec/?.lua;" .. package.path
 local certificates = require "support.certificates"
 local core = require "integrations.core"
 local http2_server = require "support.http2_server"
+local libcurl = require "support.libcurl"
 local process = require "support.process"
 local sendgrid = require "integrations.sendgrid"
 
@@ -13,8 +14,11 @@ local TIMEOUT, SHORT, GRACE = 30, 0.08, 1.4
 -- Seconds for calls that share a connection: not all of them are told of its end.
 local SHARED = 2 * math.min(process.slowness, 4)
 
+-- After garbage these hear nothing more until the deadline. Later ones notice after five seconds.
+local is_deaf = libcurl.is_from("8.1.0", "8.12.1")
+
 local function lasts(fault)
-  return fault:find "silence" or fault:find "flood"
+  return fault:find "silence" or fault:find "flood" or is_deaf and fault:find "garbage"
 end
 
 -- Where valgrind watches, a call takes a second, and all of them together too long.
@@ -172,28 +176,33 @@ describe("over HTTP/2", function()
     local arrived = methods()
     -- libcurl from 8.22 on may not have read yet that the server said goodbye with its last answer: then a read goes
     -- out twice.
-    if arrived[2] == "GET" then table.remove(arrived, 2) end
+    if libcurl.is_from "8.22.0" and arrived[2] == "GET" then table.remove(arrived, 2) end
     assert.same({ "GET", "POST", "GET", "POST" }, arrived)
   end
 
-  --- Makes a case, with little time for a fault that lasts: see process.patiently. A write that arrives twice is wrong
-  --- however little time there is.
-  local function case(connection, method, fault, check)
-    local doubled = 0
+  --- How far a call had not come yet that has ended too early, if that is all that is wrong with it.
+  local function too_early(outcome, wanted, arrived)
+    if #arrived == 0 and (outcome == NOT_APPLIED or outcome == UNKNOWN) then return "the call had not arrived" end
+    if #arrived == 1 and wanted == APPLIED and outcome == UNKNOWN then return "no status had come" end
+  end
+
+  --- Makes a case, with little time for a fault that lasts: see process.patiently.
+  local function case(connection, method, fault, wanted, check)
     local function try(timeout)
       local sg = open_for(connection)
       local outcome, arrived, duration = call(sg, method, fault, timeout)
-      doubled = doubled + (method ~= "GET" and math.max(0, #arrived - 1) or 0)
-      assert.is_true(duration <= timeout * GRACE, ("took %.3f s"):format(duration))
-      check(outcome, arrived)
+      local late = lasts(fault) and too_early(outcome, wanted, arrived)
+      if late then return late end
+      assert.equal(wanted, outcome)
+      check(arrived)
       check_well(sg.integrations)
+      return duration > timeout * GRACE and ("took %.3f s"):format(duration) or nil
     end
     if lasts(fault) then
-      process.patiently(function(scale) try(SHORT * scale) end)
+      process.patiently(function(scale) return try(SHORT * scale) end)
     else
-      try(TIMEOUT)
+      assert.is_nil(try(TIMEOUT))
     end
-    assert.equal(0, doubled)
   end
 
   it("sends good calls on one connection", function()
@@ -218,15 +227,14 @@ describe("over HTTP/2", function()
     for _, connection in ipairs(CONNECTIONS) do
       for _, method in ipairs(WRITES) do
         it(("sends a %s once on a %s connection: %s"):format(method, connection, fault), function()
-          case(connection, method, fault, function(outcome, arrived)
-            assert.same({ write_outcome, { method } }, { outcome, arrived })
+          case(connection, method, fault, write_outcome, function(arrived)
+            assert.same({ method }, arrived)
           end)
         end)
       end
 
       it(("ends a GET on a %s connection: %s"):format(connection, fault), function()
-        case(connection, "GET", fault, function(outcome, arrived)
-          assert.equal(row.read or NOT_APPLIED, outcome)
+        case(connection, "GET", fault, row.read or NOT_APPLIED, function(arrived)
           assert.is_true(#arrived >= 1 and #arrived <= 2, #arrived .. " arrived")
         end)
       end)
@@ -264,10 +272,7 @@ describe("over HTTP/2", function()
           assert(writer:list())
           server:fault(fault, 1)
           local all, refused = reader:list()
-          -- After garbage libcurl 8.7 hears nothing more until the deadline.
-          if not (refused and refused.kind == "timeout" and fault:find "garbage") then
-            assert.equal(outcome == NOT_APPLIED and NOT_APPLIED or SUCCESS, all and SUCCESS or refused.outcome)
-          end
+          assert.equal(outcome == NOT_APPLIED and NOT_APPLIED or SUCCESS, all and SUCCESS or refused.outcome)
           server:ledger()
           server:fault(fault, 1)
           local created, failed = writer:create(input)

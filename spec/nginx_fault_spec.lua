@@ -20,29 +20,34 @@ local CALL = [[
   local client = inside.shared(argument.base_url .. timeout, { base_url = argument.base_url, timeout = timeout })
   client.session.transport.sleep = function() end -- the waits between attempts have specs of their own
   client.session.budget = require("integrations.retry").new_budget()
+  client.session.timeout = tonumber(argument.allowed)
   client.session.rate_limit = nil -- nor may what one case was told hold the next one back
   return operations[argument.operation].call(client.integrations, argument.id)
 ]]
 
+local WARM_UP = 30 -- seconds that a connection may take to come about
+
 local report = { run = 0, duplicates = 0, right = 0 }
 local server, running
 
-local function call(row, operation, timeout, id)
+-- `allowed`: this call's own time, if it is not the client's.
+local function call(row, operation, timeout, id, allowed)
   local base_url = row.tls and "https://127.0.0.1:" .. server.ports.tls or "http://127.0.0.1:" .. server.ports.plain
-  return pages.read(running:get(("/call?base_url=%s&timeout=%g&operation=%s&id=%s"):format(base_url, timeout,
-    operation.name, id)))
+  local seen = pages.read(running:get(("/call?base_url=%s&timeout=%g&allowed=%g&operation=%s&id=%s"):format(base_url,
+    timeout, allowed or timeout, operation.name, id)))
+  local text = seen.failed and seen.failed.text
+  if text then setmetatable(seen.failed, { __tostring = function() return text end }) end
+  return seen
 end
 
 -- Makes a call while a fault is there. Returns what is seen of it.
 local function call_under(row, operation, timeout)
   local id = server:reset()
-  if row.reused then call(row, operations.list, timeout, id) end
+  if row.reused then assert.is_table(call(row, operations.list, timeout, id, WARM_UP).result) end
   if row.reused == "dead" then server:hang_up() end
   server:arm(row.name, { from_second = row.reused == true or nil })
   local seen = call(row, operation, timeout, id)
   seen.timeout, seen.id, seen.ledger = timeout, id, server:disarm()
-  local text = seen.failed and seen.failed.text
-  if text then setmetatable(seen.failed, { __tostring = function() return text end }) end
   return seen
 end
 
@@ -51,7 +56,7 @@ local function check_recovery(row, timeout, complaints)
   local ledger = server:ledger()
   local seen = call(row, operations.list, timeout, "")
   if not (seen.result and operations.list.check(seen.result, ledger)) then
-    complaints[#complaints + 1] = "does not work afterwards: " .. tostring(seen.failed and seen.failed.text)
+    complaints[#complaints + 1] = judge.complaint_of("does not work afterwards: ", seen.failed)
   end
 end
 

@@ -213,10 +213,16 @@ describe("nginx", function()
 
     it("ends a call in time that is never answered", function()
       process.patiently(function(scale)
-        local timeout, failure = 0.3 * scale, nil
+        local timeout, failure, before = 0.3 * scale, nil, upstream:silenced()
         local took = elapsed(function() failure = failed(running, "/never?timeout=" .. timeout) end)
-        assert.same({ "timeout", "unknown", 1 }, { failure.kind, failure.outcome, failure.attempts })
-        assert.is_true(took > 0.9 * timeout and took < 1.5 * timeout, took)
+        assert.same({ "timeout", 1 }, { failure.kind, failure.attempts })
+        assert.is_true(took > 0.9 * timeout, took)
+        if failure.outcome == "not_applied" then
+          assert.equal(before, (upstream:silenced()))
+          return "the call had not been sent"
+        end
+        assert.equal("unknown", failure.outcome)
+        return took >= 1.5 * timeout and ("took %.3f s"):format(took) or nil
       end)
     end)
 
@@ -496,7 +502,8 @@ describe("nginx", function()
           came = result(running, ("/map?after=%d&ids=%s"):format(milliseconds, table.concat(ids, ",")))
         end) * 1000 / milliseconds
         assert.same({ right = 12, cancelled = 0, told = 12, count = 12 }, came)
-        assert.is_true(took > 2.9 and took < 8, took) -- three rounds of four
+        assert.is_true(took > 2.9, took) -- three rounds of four
+        return took >= 8 and ("took as long as %.1f calls"):format(took) or nil
       end)
     end)
 

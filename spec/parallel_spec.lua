@@ -732,6 +732,9 @@ describe("integrations.parallel over libcurl", function()
       location /v3/marketing/integrations {
         lua_check_client_abort on;
         content_by_lua_block {
+          local arrived = package.loaded.arrived or {}
+          package.loaded.arrived = arrived
+          table.insert(arrived, ngx.req.get_method())
           ngx.on_abort(function()
             package.loaded.aborted = (package.loaded.aborted or 0) + 1
             ngx.exit(499)
@@ -740,6 +743,15 @@ describe("integrations.parallel over libcurl", function()
         }
       }
       location = /aborted { content_by_lua_block { ngx.print(package.loaded.aborted or 0) } }
+      # Since the last look.
+      location = /arrived {
+        content_by_lua_block {
+          local arrived = package.loaded.arrived or {}
+          table.sort(arrived)
+          ngx.print(table.concat(arrived, " "))
+          package.loaded.arrived = nil
+        }
+      }
     ]] })
   end)
 
@@ -747,8 +759,12 @@ describe("integrations.parallel over libcurl", function()
     running:stop()
   end)
 
+  local function ask(path)
+    return process.shell("curl -s " .. running.url .. path)
+  end
+
   local function aborted()
-    return tonumber((process.shell("curl -s " .. running.url .. "/aborted")))
+    return tonumber(ask "/aborted")
   end
 
   local function check_in_flight(timeout)
@@ -761,20 +777,27 @@ describe("integrations.parallel over libcurl", function()
       function() return sg.integrations:list() end,
     }
     local before = aborted()
+    ask "/arrived"
     local results = parallel.map(calls, function(call) return call() end, { timeout = timeout })
     assert.equal("timeout", results.cancelled)
-    assert.same({ "cancelled", "unknown", 1 },
-      { results[1].failure.kind, results[1].failure.outcome, results[1].failure.attempts })
-    assert.same({ "cancelled", "not_applied" }, { results[2].failure.kind, results[2].failure.outcome })
+    assert.same({ "cancelled", "cancelled", "not_applied" },
+      { results[1].failure.kind, results[2].failure.kind, results[2].failure.outcome })
     assert.is_nil(next(sg.session.transport.waiting))
     assert.equal(0, sg.session.transport.engine:run(0))
+    local arrived = ask "/arrived"
+    if results[1].failure.outcome == "not_applied" then assert.falsy(arrived:find "POST") end
+    if arrived ~= "GET POST" then
+      sg:close()
+      return "not both had been sent"
+    end
+    assert.same({ "unknown", 1 }, { results[1].failure.outcome, results[1].failure.attempts })
     eventually(function() return aborted() >= before + 2 end)
     assert.equal(before + 2, aborted())
     sg:close()
   end
 
   it("ends calls in flight by what was sent, and their connections", function()
-    process.patiently(function(scale) check_in_flight(0.2 * scale) end)
+    process.patiently(function(scale) return check_in_flight(0.2 * scale) end)
   end)
 
   it("ends them where their client is closed", function()

@@ -57,14 +57,16 @@ function fault_classes.timeout(row)
   return is_silence[row.class] and SILENCE or TIMEOUT
 end
 
---- Makes a case, and makes it again with twice the time where it failed because nobody answers: a busy machine may not
---- have come as far as the silence. An outcome that is not true, or a write that is doubled, is so at any speed.
+--- Makes a case, and makes it again with twice the time where nobody answers and all that is wrong came too late: a
+--- busy machine may not have come as far as the silence. An outcome that is not true, a write that is doubled and
+--- whatever else is wrong is so at any speed.
 ---@param timeout number
 ---@param make fun(timeout: number): string[], boolean, integer, support.Seen complaints, whether it was to change
 ---  something, how many writes were doubled
 function fault_classes.patiently(timeout, make)
   local complaints, writes, doubled, seen = make(timeout)
-  while complaints[1] and doubled == 0 and judge.is_true(writes, seen) and timeout < LONGEST_SILENCE do
+  while judge.is_late(complaints) and doubled == 0 and judge.is_true(writes, seen) and timeout < LONGEST_SILENCE do
+    process.report_repeat(table.concat(complaints, "; "))
     timeout = timeout * 2
     complaints, writes, doubled, seen = make(timeout)
   end

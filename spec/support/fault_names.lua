@@ -31,7 +31,7 @@ end
 -- A timeout that is shorter than a first connection to a right name would not do for finding out.
 local function recovers(sg)
   repair()
-  sg.session.timeout = 5
+  sg.session.timeout = 30
   local all, failed = sg.integrations:list()
   return all ~= nil and #all == 1 or tostring(failed)
 end

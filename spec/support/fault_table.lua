@@ -14,7 +14,7 @@
 ---   closed     nobody listens
 ---   speaks_of_key  the answer repeats the key, which must not get from there into a log
 ---   code       libcurl's name of what happened, where no other will do
----   kind, retry_after, and an operation's name: what differs from the class
+---   kind, retry_after, is_moment, and an operation's name: what differs from the class
 local answers = require "support.fault_answers"
 
 local LATENCY = 0.04
@@ -209,11 +209,12 @@ faults.refused = {
   { "400 with a web page", kind = "rejected", play = { answers.status(400, {}, DOCUMENT) } },
 }
 
--- `retry_after`: between which two numbers; absent: there is none.
+-- `retry_after`: between which two numbers; absent: there is none. `is_moment`: the answer does not name the seconds
+-- but their end.
 faults.limited = {
   { "429", play = limited {} },
   { "429, Retry-After in seconds", play = limited { ["retry-after"] = "1" }, retry_after = { 1, 1 } },
-  { "429, Retry-After as a date", retry_after = { 0, 2 }, play = limited(function()
+  { "429, Retry-After as a date", retry_after = { 2, 2 }, is_moment = true, play = limited(function()
     return { ["retry-after"] = http_date(2) }
   end) },
   { "429, Retry-After as a date gone by", retry_after = { 0, 0 }, play = limited(function()
@@ -223,26 +224,29 @@ faults.limited = {
   { "429, Retry-After garbage", play = limited { ["retry-after"] = "soon" } },
   { "429, Retry-After hexadecimal", play = limited { ["retry-after"] = "0xffff" } },
   { "429, X-RateLimit-Reset in seconds", play = limited { ["x-ratelimit-reset"] = "1" }, retry_after = { 1, 1 } },
-  { "429, X-RateLimit-Reset as an epoch", retry_after = { 0, 2 }, play = limited(function()
+  { "429, X-RateLimit-Reset as an epoch", retry_after = { 2, 2 }, is_moment = true, play = limited(function()
     return { ["x-ratelimit-reset"] = ("%d"):format(os.time() + 2) }
   end) },
-  { "429, X-RateLimit-Reset as an epoch in milliseconds", retry_after = { 0, 2 }, play = limited(function()
-    return { ["x-ratelimit-reset"] = ("%d000"):format(os.time() + 2) }
-  end) },
+  { "429, X-RateLimit-Reset as an epoch in milliseconds", retry_after = { 2, 2 }, is_moment = true,
+    play = limited(function()
+      return { ["x-ratelimit-reset"] = ("%d000"):format(os.time() + 2) }
+    end) },
   { "429, X-RateLimit-Reset negative", play = limited { ["x-ratelimit-reset"] = "-5" }, retry_after = { 0, 0 } },
 }
 
 faults.limited_for_long = {
   { "429, Retry-After beyond the deadline", play = limited { ["retry-after"] = "60" }, retry_after = { 60, 60 } },
   { "429, Retry-After absurd", play = limited { ["retry-after"] = "99999999999999" }, retry_after = { 60, math.huge } },
-  { "429, Retry-After as a date beyond the deadline", retry_after = { 30, 60 }, play = limited(function()
-    return { ["retry-after"] = http_date(60) }
-  end) },
-  { "429, X-RateLimit-Reset as an epoch beyond the deadline", retry_after = { 30, 60 }, play = limited(function()
-    return { ["x-ratelimit-reset"] = ("%d"):format(os.time() + 60) }
-  end) },
-  { "429, X-RateLimit-Reset as an epoch in milliseconds beyond the deadline", retry_after = { 30, 60 },
+  { "429, Retry-After as a date beyond the deadline", retry_after = { 60, 60 }, is_moment = true,
     play = limited(function()
+      return { ["retry-after"] = http_date(60) }
+    end) },
+  { "429, X-RateLimit-Reset as an epoch beyond the deadline", retry_after = { 60, 60 }, is_moment = true,
+    play = limited(function()
+      return { ["x-ratelimit-reset"] = ("%d"):format(os.time() + 60) }
+    end) },
+  { "429, X-RateLimit-Reset as an epoch in milliseconds beyond the deadline", retry_after = { 60, 60 },
+    is_moment = true, play = limited(function()
       return { ["x-ratelimit-reset"] = ("%d000"):format(os.time() + 60) }
     end) },
   { "429, X-RateLimit-Reset absurd", play = limited { ["x-ratelimit-reset"] = "999999999" },

@@ -3,7 +3,8 @@
  *     keep TITLE SECONDS COMMAND [ARGUMENT ...]
  *
  * The end comes when the command has ended, by itself or killed; when its time is over; when this program is told to
- * stop; and when the parent of this program is gone. It prints "TITLE STATUS SECONDS" when there is nothing left.
+ * stop; and when the parent of this program is gone. It prints "TITLE STATUS SECONDS LEFT" when there is nothing left:
+ * LEFT is how many were there still, some time after a command that ended by itself.
  *
  * This program is a subreaper: who loses its parent below it becomes its child, a daemon such as nginx, too. A process
  * group alone would not do, since a daemon leaves it. */
@@ -19,9 +20,9 @@
 
 enum { TOO_LONG = 124, NO_COMMAND = 127, BY_SIGNAL = 128 };
 
-/* How long those that are left have to end by themselves, as a server does whose control connection has ended; and then
- * from SIGTERM to SIGKILL. */
-enum { TURN_MS = 20, TURNS_ALONE = 250, TURNS_TO_STOP = 250 };
+/* How long those that are left have to end by themselves, as a server does whose control connection has ended: that
+ * takes a moment, on a busy machine, too. And then how long from SIGTERM to SIGKILL. */
+enum { TURN_MS = 20, TURNS_ALONE = 100, TURNS_TO_STOP = 250 };
 
 static double now(void) {
   struct timespec time;
@@ -44,24 +45,29 @@ static int collect(pid_t command, int *is_left) {
   return status;
 }
 
-/* To this program's children: whoever is below them comes after them. */
-static void signal_children(int signal) {
+/* To this program's children: whoever is below them comes after them. How many there were. */
+static int signal_children(int signal) {
   char path[64];
   snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
   FILE *children = fopen(path, "r");
-  int pid;
-  while (children != NULL && fscanf(children, "%d", &pid) == 1) kill(pid, signal);
+  int pid, count = 0;
+  for (; children != NULL && fscanf(children, "%d", &pid) == 1; count++) kill(pid, signal);
   if (children != NULL) fclose(children);
+  return count;
 }
 
-static void end_all(int turn) {
+/* How many did not end by themselves. */
+static int end_all(int turn) {
   const struct timespec pause = {.tv_nsec = TURN_MS * 1000000L};
-  int is_left;
+  int is_left, first = turn, left = 0;
   for (collect(0, &is_left); is_left; collect(0, &is_left), turn++) {
-    if (turn >= TURNS_ALONE)
-      signal_children(turn < TURNS_ALONE + TURNS_TO_STOP ? SIGTERM : SIGKILL);
+    if (turn >= TURNS_ALONE) {
+      int count = signal_children(turn < TURNS_ALONE + TURNS_TO_STOP ? SIGTERM : SIGKILL);
+      if (turn == TURNS_ALONE && first < turn) left = count;
+    }
     nanosleep(&pause, NULL);
   }
+  return left;
 }
 
 static pid_t start(char **command, const sigset_t *waited) {
@@ -90,6 +96,7 @@ static int wait_for(pid_t command, const sigset_t *waited, double deadline) {
 }
 
 int main(int count, char **arguments) {
+  pid_t parent = getppid();
   if (count < 4) return 2;
   const int waited_signals[] = {SIGCHLD, SIGTERM, SIGINT, SIGHUP};
   sigset_t waited;
@@ -101,12 +108,13 @@ int main(int count, char **arguments) {
   sigprocmask(SIG_BLOCK, &waited, NULL);
   prctl(PR_SET_CHILD_SUBREAPER, 1);
   prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (getppid() != parent) return BY_SIGNAL + SIGTERM; /* it was gone before that could be told */
 
   double started = now();
   pid_t command = start(arguments + 3, &waited);
   if (command < 0) return 1;
   int status = wait_for(command, &waited, started + atof(arguments[2]));
-  end_all(status == TOO_LONG || status > BY_SIGNAL ? TURNS_ALONE : 0);
-  printf("%s %d %.1f\n", arguments[1], status, now() - started);
+  int left = end_all(status == TOO_LONG || status > BY_SIGNAL ? TURNS_ALONE : 0);
+  printf("%s %d %.1f %d\n", arguments[1], status, now() - started, left);
   return status;
 }

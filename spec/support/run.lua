@@ -21,6 +21,7 @@ local ON_TWO = {
 local make = os.getenv "MAKE" or "make"
 -- Set by `make asan` and `make valgrind`, whose folder has the commands that watch, and the reports they write.
 local instrumented = os.getenv "INTEGRATIONS_INSTRUMENTED"
+local TOO_LONG, NO_KEEPER = 124, 125 -- statuses: the first is keep.c's
 local TIME_LIMIT = instrumented == "valgrind" and 900 or 300 -- seconds for one spec file
 
 local total = { passed = 0, failed = 0, skipped = 0 }
@@ -59,35 +60,51 @@ local function open_pipe()
   ended = assert(io.open(path, "r+")) -- also to write, so that it has no end
 end
 
--- With a folder of its own for temporary files, since one that is killed leaves them.
+-- With a folder of its own for temporary files, since one that is killed leaves them. The last line is for where the
+-- keeper has written none: it could not be started, or was killed. The shell that waits for that dies with this
+-- program, and the keeper with the shell; Ctrl-C is for the keeper to hear.
 local START = [[
-here=%s
-mkdir "$here" "$here/reports"
-export TMPDIR="$here" INTEGRATIONS_REPORTS="$here/reports"
-exec build/keep %d %d sh -c %s >>"$here/../ended" 3>"$here/log" </dev/null
+trap '' INT
+here=%s ended=%s
+mkdir "$here" "$here/reports" && export TMPDIR="$here" INTEGRATIONS_REPORTS="$here/reports" &&
+  build/keep %d %d sh -c %s >>"$ended" 3>"$here/log" </dev/null
+echo "%d %d 0 0" >>"$ended"
 ]]
 
--- A job: `command`, and `finish(output, status, seconds, reports)`.
+-- A job: `command`, and `finish(output, ended, reports)`; `ended` has its `status`, how many `seconds` it took, and how
+-- many processes it has `left` behind.
 local function start(job, i)
   job.folder = folder .. "/" .. i
   local command = "exec >&3 2>&1 3>&-\n" .. job.command
-  job.keeper = assert(io.popen(START:format(quote(job.folder), i, TIME_LIMIT, quote(command))))
+  local script = START:format(quote(job.folder), quote(folder .. "/ended"), i, TIME_LIMIT, quote(command), i, NO_KEEPER)
+  job.keeper = assert(io.popen("exec setpriv --pdeathsig TERM sh -c " .. quote(script)))
 end
 
+-- A job that could not be started has no log.
 local function read_file(path)
-  local file = assert(io.open(path, "rb"))
-  local text = file:read "*a"
-  file:close()
-  return text
+  local file = io.open(path, "rb")
+  local text = file and file:read "*a"
+  if file then file:close() end
+  return text or ""
+end
+
+-- The next job that has ended, and how. The second line of a job says nothing new.
+local function next_ended(jobs)
+  while true do
+    local i, status, seconds, left = ended:read "*l":match "^(%d+) (%d+) ([%d.]+) (%d+)$"
+    local job = jobs[tonumber(i)]
+    if job.keeper then
+      return job, { status = tonumber(status), seconds = tonumber(seconds), left = tonumber(left) }
+    end
+  end
 end
 
 local function finish_one(jobs)
-  local i, status, seconds = ended:read "*l":match "^(%d+) (%d+) ([%d.]+)$"
-  local job = jobs[tonumber(i)]
+  local job, how = next_ended(jobs)
   job.keeper:close()
   job.keeper = nil
-  local reports = ask("find " .. quote(job.folder .. "/reports") .. " -type f -size +0 -exec cat {} +")
-  job.finish(read_file(job.folder .. "/log"), tonumber(status), tonumber(seconds), reports)
+  local reports = ask("find " .. quote(job.folder .. "/reports") .. " -type f -size +0 -exec cat {} + 2>/dev/null")
+  job.finish(read_file(job.folder .. "/log"), how, reports)
   ask("rm -rf " .. quote(job.folder))
 end
 
@@ -124,10 +141,12 @@ local function read_summary(output)
   return summary
 end
 
+local NAMED = { [TOO_LONG] = "took too long", [NO_KEEPER] = "build/keep did not start, or was killed" }
+
 -- What is wrong although no test failed. A crash after the summary (in a finalizer, say) is: the exit status must
 -- agree with it.
-local function faults_of(output, status, summary, reports)
-  local faults = {}
+local function faults_of(output, how, summary, reports)
+  local faults, status = {}, how.status
   if reports ~= "" then
     faults[#faults + 1] = instrumented .. " reports errors"
   end
@@ -136,8 +155,11 @@ local function faults_of(output, status, summary, reports)
       faults[#faults + 1] = "a secret was written"
     end
   end
+  if how.left > 0 then
+    faults[#faults + 1] = ("left %d processes"):format(how.left)
+  end
   if status ~= 0 and summary.failed == 0 and not faults[1] then
-    faults[#faults + 1] = status == 124 and "took too long" or "exit status " .. status
+    faults[#faults + 1] = NAMED[status] or "exit status " .. status
   end
   return faults
 end
@@ -149,13 +171,13 @@ local function say_notes(lua, output)
   end
 end
 
-local function finish_spec(lua, spec, output, status, seconds, reports)
+local function finish_spec(lua, spec, output, how, reports)
   local summary = read_summary(output)
-  if status == 0 and not summary then
-    output, status = output .. "busted printed no summary\n", 1
+  if how.status == 0 and not summary then
+    output, how.status = output .. "busted printed no summary\n", 1
   end
   summary = summary or { passed = 0, failed = 0, skipped = 0 }
-  local faults = faults_of(output, status, summary, reports)
+  local faults = faults_of(output, how, summary, reports)
   summary.failed = summary.failed + #faults
   for name in pairs(total) do
     total[name] = total[name] + summary[name]
@@ -164,7 +186,7 @@ local function finish_spec(lua, spec, output, status, seconds, reports)
     summary.failed > 0 and (", %d FAILED"):format(summary.failed) or "",
     faults[1] and (" (%s)"):format(table.concat(faults, ", ")) or "",
     summary.skipped > 0 and (", %d skipped"):format(summary.skipped) or "",
-    (" %6.1f s\n"):format(seconds))
+    (" %6.1f s\n"):format(how.seconds))
   say_notes(lua, output)
   if summary.failed > 0 or summary.skipped > 0 then
     say(output, reports, "\n")
@@ -188,7 +210,7 @@ end
 
 local function lint_job()
   local command = make .. " lint"
-  return { command = command, finish = function(output, status) finish_step("lint", command, output, status) end }
+  return { command = command, finish = function(output, how) finish_step("lint", command, output, how.status) end }
 end
 
 local function spec_job(lua, environment, spec, passed)
@@ -248,7 +270,11 @@ local function stop(jobs, problem)
 end
 
 open_pipe()
-ask(PLAIN .. make .. " -s build/keep")
+if not ask(PLAIN .. make .. " -s build/keep >&2; echo $?"):find "^0\n" then
+  ask("rm -rf " .. quote(folder))
+  say "build/keep cannot be built, and without it nothing is started\n"
+  os.exit(1)
+end
 ask(PLAIN .. make .. " -s LUA=luajit all 2>/dev/null") -- where that fails, the specs that start nginx say so
 local jobs, passed = plan(arg[1], { (table.unpack or unpack)(arg, 2) })
 local whole, problem = pcall(run_all, jobs)
