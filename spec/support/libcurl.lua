@@ -19,12 +19,10 @@ end
 --- "8.14.1"
 libcurl.version = loaded_version()
 
---- Whether it is this version, or one between this one and another.
----@param first string
----@param last? string no end, if absent
-function libcurl.is_from(first, last)
-  local number = number_of(libcurl.version)
-  return number >= number_of(first) and (not last or number <= number_of(last))
+--- Whether it is this version or a newer one.
+---@param version string
+function libcurl.is_from(version)
+  return number_of(libcurl.version) >= number_of(version)
 end
 
 return libcurl

@@ -105,8 +105,8 @@ ssize_t send(int socket, const void *bytes, size_t size, int flags) {
   return sent < 0 ? sent : fail(ECONNRESET);
 }
 
-/* "TCP_INFO uncounted": a system that has the fields and never fills them. "TCP_INFO queued": one where what was written
- * is still to be sent. */
+/* "TCP_INFO uncounted": a system that has the fields and never fills them. "TCP_INFO queued": one where what was
+ * written is still to be sent. */
 int getsockopt(int socket, int level, int option, void *value, socklen_t *size) {
   int (*original)(int, int, int, void *, socklen_t *) =
       (int (*)(int, int, int, void *, socklen_t *))dlsym(RTLD_NEXT, "getsockopt");
