@@ -16,7 +16,7 @@
 
 #include "engine_private.h"
 
-/* Which addresses a socket is between. The ports of the other end are the same for all connections of an engine. */
+/* The addresses that a socket connects. All connections of an engine go to the same port, so that one is left out. */
 typedef struct {
   char own[INET6_ADDRSTRLEN], other[INET6_ADDRSTRLEN];
   int port; /* the own one; 0 until it is connected */
@@ -34,11 +34,11 @@ struct connection {
 
 #ifdef TCP_INFO
 
-/* The kernel's numbers of states (its tcp_states.h): each of them is an interface to programs. */
+/* The kernel's numbers for a socket's state, from its tcp_states.h. They are part of its interface to programs. */
 enum { ESTABLISHED = 1, CLOSED = 7 };
 
-/* Linux 4.19 and newer count the bytes that a socket has sent. What counts no segments of the handshake either, such as
- * gVisor, only looks as if it did. */
+/* Linux 4.19 and newer count the bytes that a socket has sent. A system that has the field and never fills it, as
+ * gVisor, has not counted the segments of the handshake either. */
 static bool read_traffic(int socket, traffic *t) {
   enum { NEEDED = offsetof(struct tcp_info, tcpi_bytes_sent) + sizeof(uint64_t) };
   struct tcp_info info;
@@ -63,6 +63,18 @@ static bool read_traffic(int socket, traffic *t) {
 }
 
 #endif
+
+/* MPTCP would answer for one of its subflows only. */
+static bool is_tcp(int socket) {
+#ifdef SO_PROTOCOL
+  int protocol = 0;
+  socklen_t size = sizeof protocol;
+  return getsockopt(socket, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 &&
+         protocol == IPPROTO_TCP;
+#else
+  return socket >= 0;
+#endif
+}
 
 typedef enum { QUIET, TALKING, OVER } condition;
 
@@ -100,8 +112,9 @@ static void learn_ends(int socket, ends *e) {
 
 /* ---- a transfer on its connection -------------------------------------------------------- */
 
-/* Nothing of a request has left if its connection is at its end and has sent nothing since. While that lives, what
- * libcurl, TLS and HTTP/2 hold back may still go. TLS's goodbye raises the count: then nobody can tell. */
+/* Nothing of a request has left if its connection is at its end and has sent nothing since the request was issued. While
+ * the connection lives, what libcurl, TLS or HTTP/2 hold back may still go. TLS's close_notify counts like the request:
+ * after it the answer remains that some may have left. */
 static void conclude(transfer *t, bool closing) {
   traffic now;
   if (t->connection == NULL || !read_traffic(t->connection->socket, &now)) return;
@@ -117,18 +130,6 @@ void connection_settle(transfer *t) {
 void connection_leave(transfer *t) {
   if (t->connection != NULL) t->connection->flying--;
   t->connection = NULL;
-}
-
-/* MPTCP answers for one of its ways only. */
-static bool is_tcp(int socket) {
-#ifdef SO_PROTOCOL
-  int protocol = 0;
-  socklen_t size = sizeof protocol;
-  return getsockopt(socket, SOL_SOCKET, SO_PROTOCOL, &protocol, &size) == 0 &&
-         protocol == IPPROTO_TCP;
-#else
-  return socket >= 0;
-#endif
 }
 
 /* ---- the list of an engine --------------------------------------------------------------- */
