@@ -71,8 +71,8 @@ mkdir "$here" "$here/reports" && export TMPDIR="$here" INTEGRATIONS_REPORTS="$he
 echo "%d %d 0 0" >>"$ended"
 ]]
 
--- A job: `command`, and `finish(output, ended, reports)`; `ended` has its `status`, how many `seconds` it took, and how
--- many processes it has `left` behind.
+-- A job: `command`, and `finish(output, how, reports)`; `how` it ended is its `status`, how many `seconds` it took, and
+-- how many processes it has `left` behind.
 local function start(job, i)
   job.folder = folder .. "/" .. i
   local command = "exec >&3 2>&1 3>&-\n" .. job.command
@@ -270,9 +270,9 @@ local function stop(jobs, problem)
 end
 
 open_pipe()
-if not ask(PLAIN .. make .. " -s build/keep >&2; echo $?"):find "^0\n" then
+if ask(PLAIN .. make .. " -s build/keep >&2 && setpriv --pdeathsig TERM echo there") ~= "there\n" then
   ask("rm -rf " .. quote(folder))
-  say "build/keep cannot be built, and without it nothing is started\n"
+  say "build/keep cannot be built, or there is no setpriv of util-linux: without them nothing is started\n"
   os.exit(1)
 end
 ask(PLAIN .. make .. " -s LUA=luajit all 2>/dev/null") -- where that fails, the specs that start nginx say so
