@@ -53,6 +53,9 @@ local calls = {
   end,
 }
 
+-- These do not take HTTP/1.1 where a server asks for it.
+local never_falls_back = { ["8.1.0"] = true, ["8.1.1"] = true, ["8.1.2"] = true, ["8.12.0"] = true, ["8.12.1"] = true }
+
 --- What the server does, to every request that follows; what a write's outcome is then, and a read's.
 local SUCCESS, UNKNOWN, APPLIED, NOT_APPLIED = "success", "unknown", "applied", "not_applied"
 local faults = {
@@ -64,7 +67,7 @@ local faults = {
   { "internal_error", UNKNOWN },
   { "cancel", UNKNOWN },
   { "no_error", UNKNOWN },
-  { "http_1_1_required", UNKNOWN, read = SUCCESS },
+  { "http_1_1_required", UNKNOWN, read = not never_falls_back[libcurl.version] and SUCCESS or nil },
   { "goaway_below", UNKNOWN },
   { "goaway_below_close", UNKNOWN },
   { "goaway_including_close", UNKNOWN },

@@ -76,10 +76,11 @@ static int accept_pending(void) {
 
 /* The other end of the connection, which is in this process, too. */
 static int find_peer(int socket) {
-  struct sockaddr_in own, other;
+  struct sockaddr_in own;
   socklen_t size = sizeof own;
   if (getsockname(socket, (struct sockaddr *)&own, &size) != 0) return -1;
   for (int i = 3; i < 256; i++) {
+    struct sockaddr_in other = {0};
     size = sizeof other;
     if (getpeername(i, (struct sockaddr *)&other, &size) == 0 && other.sin_port == own.sin_port) return i;
   }
