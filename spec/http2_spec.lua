@@ -186,7 +186,7 @@ describe("over HTTP/2", function()
     if #arrived == 1 and wanted == APPLIED and outcome == UNKNOWN then return "no status had come" end
   end
 
-  --- Makes a case, with little time for a fault that lasts: see process.patiently. Without `wanted` any outcome will do.
+  --- Makes a case, with little time for a fault that lasts: see process.patiently. No `wanted`: any outcome will do.
   local function case(connection, method, fault, wanted, check)
     local function try(timeout)
       local sg = open_for(connection)
