@@ -200,6 +200,7 @@ bool easy_open(transfer *t, const char **message) {
     if (code != CURLE_OK) *message = options[i].name;
   }
   if (code == CURLE_OK) code = curl_easy_setopt(t->easy, CURLOPT_ERRORBUFFER, t->message);
+  if (code == CURLE_OK && !t->owner->plain) code = tls_read_no_further(t->easy);
   if (code == CURLE_OK) {
     t->owner->handles++;
     return true;

@@ -1,7 +1,7 @@
 /* What the files of the engine share: engine.c (an engine's life), transfer.c (a transfer's), easy.c
  * (what libcurl is told of a transfer), connection.c (what is seen of libcurl's connections), flight.c (an
- * engine's transfers in libcurl's hands), result.c (what is told of one that has ended), loop.c (who waits
- * for their sockets), background.c (the thread that may do so).
+ * engine's transfers in libcurl's hands), result.c (what is told of one that has ended), tls.c (what OpenSSL
+ * is told), loop.c (who waits for their sockets), background.c (the thread that may do so).
  *
  * Two may work on an engine: its caller, and the loop, which the caller drives itself or a thread does.
  * A transfer belongs to one of them at a time. It goes to the loop by the loop's inbox and comes back by
@@ -170,6 +170,9 @@ bool connection_take(transfer *t, const char *own, int port, const char *other);
 void connection_settle(transfer *t);
 void connection_leave(transfer *t);
 void connection_multiplexes(transfer *t);
+
+/* tls.c */
+CURLcode tls_read_no_further(CURL *easy);
 
 /* result.c */
 void result_explain(transfer *t);

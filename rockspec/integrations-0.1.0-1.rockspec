@@ -49,6 +49,7 @@ build = {
         "csrc/schema_check.c",
         "csrc/sigpipe.c",
         "csrc/text.c",
+        "csrc/tls.c",
         "csrc/transfer.c",
       },
       defines = { "_GNU_SOURCE" },

@@ -174,8 +174,8 @@ describe("over HTTP/2", function()
       assert(integrations:create(input))
     end
     local arrived = methods()
-    -- libcurl from 8.22 on may not have read yet that the server said goodbye with its last answer: then a read goes
-    -- out twice.
+    -- A read may have a connection on which the server has spoken meanwhile. libcurl from 8.22 on does not look then
+    -- whether that was a goodbye, and sends it twice.
     if libcurl.is_from "8.22.0" and arrived[2] == "GET" then table.remove(arrived, 2) end
     assert.same({ "GET", "POST", "GET", "POST" }, arrived)
   end
@@ -294,15 +294,16 @@ describe("over HTTP/2", function()
 
   -- libcurl 7.88 takes such a connection for a live one, and from 8.22 on it does not look where it was used in the
   -- second before.
-  for _, fault in ipairs { "answer_close", "answer_abort" } do
-    it("does not use an idle connection that ended without a GOAWAY: " .. fault, function()
+  -- From 8.15 on OpenSSL has taken a GOAWAY that comes with an answer out of the socket, unless it is told not to.
+  for _, fault in ipairs { "answer_close", "answer_abort", "answer_goaway" } do
+    it("does not use an idle connection that the server has ended: " .. fault, function()
       for _, method in ipairs { "GET", (table.unpack or unpack)(WRITES) } do
         local integrations = open()
         server:fault(fault, 1)
         assert(integrations:list())
         local before = connections()
         assert(calls[method](integrations))
-        assert.same({ method }, methods())
+        assert.equal(method == "GET" and fault == "answer_goaway" and libcurl.is_from "8.22.0" and 2 or 1, #methods())
         check_well(integrations)
         assert.equal(1, connections() - before)
       end
