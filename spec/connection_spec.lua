@@ -95,6 +95,24 @@ describe("a kept connection", function()
     assert.same({ code = "CURLE_COULDNT_CONNECT", message = "connection refused", sent = false }, problem)
   end)
 
+  it("is not taken for another one, of which nothing has gone out", function()
+    local ids, connections = { submit "GET", submit "GET" }, {}
+    for i in ipairs(ids) do connections[i] = server:accept(engine) end
+    for i, id in ipairs(ids) do
+      server:read(engine, connections[i])
+      peer.answer(connections[i], "fine")
+      assert(peer.finish(engine, id))
+    end
+    local id = submit "POST"
+    local readable = peer.until_done(engine, function() return socket.select(connections, nil, 0)[1] end)
+    server:read(engine, readable)
+    peer.reset(readable == connections[1] and connections[2] or connections[1])
+    readable:close()
+    local _, problem = server:serve_all(engine, id)
+    assert.is_true(assert(problem, "it was sent again").sent)
+    assert.same({ "GET", "GET", "POST" }, server.requests)
+  end)
+
   it("that dies under a write leaves it open what became of that", function()
     local connection = server:serve(engine, "GET")
     local id = submit "POST"
