@@ -362,6 +362,21 @@ describe("over HTTP/2", function()
       return times
     end
 
+    it("lets a write have a connection that others are on, though the server speaks on it", function()
+      finish { submit "GET" }
+      server:ledger()
+      server:fault("ping_silence", 1)
+      local silent, requests, before = submit "GET", {}, nil
+      while not requests[1] do
+        engine:run(0)
+        requests, before = server:ledger()
+      end
+      local id = submit("POST", "{1}")
+      assert.equal(200, finish({ id })[1].status)
+      assert.equal(before, connections())
+      engine:cancel(silent)
+    end)
+
     for _, fault in ipairs(shared_faults) do
       it("sends each write once: " .. fault, function()
         finish { submit "GET" }

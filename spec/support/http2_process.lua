@@ -298,6 +298,9 @@ local faults = {
   end,
   answer_close = in_turn(in_turn(answer, wait), Connection.close),
   -- What a server may say at any time.
+  ping_silence = function(connection)
+    connection:send(frame(PING, 0, 0, ("p"):rep(8)))
+  end,
   answer_ping = function(connection, stream)
     answer(connection, stream)
     wait()
