@@ -29,7 +29,7 @@ typedef struct connection connection;
 /* How the other side has left a connection, as far as that was seen. */
 typedef enum { UNSEEN, OPEN, ENDED, RESET } connection_end;
 
-/* What a socket has sent, by the kernel's count. */
+/* How a socket is and what it has sent, as the kernel tells. `known`: whether it counts at all. */
 typedef struct {
   bool known;
   connection_end end;

@@ -213,22 +213,28 @@ describe("over TLS a connection", function()
   end)
 end)
 
+-- Around what a program does that has a system call fail: a server and an engine, and what came of one call.
+local OPENING = [[
+  package.path = "./spec/?.lua;" .. package.path
+  local core = require "integrations.core"
+  local peer = require "support.peer"
+  local server = peer.new()
+  local engine = assert(core.engine { origin = server:origin() })
+]]
+local TELLING = [[
+  print(response and response.body or "sent: " .. tostring(problem.sent), table.concat(server.requests, " "))
+]]
+
 -- The server has the request and goes without an answer. A system that seems to say that nothing had been sent must not
 -- be believed.
 describe("a system whose counts tell nothing leaves a write open:", function()
-  local PROGRAM = [[
-    package.path = "./spec/?.lua;" .. package.path
-    local core = require "integrations.core"
-    local peer = require "support.peer"
-    local server = peer.new()
-    local engine = assert(core.engine { origin = server:origin() })
+  local PROGRAM = OPENING .. [[
     local connection = server:serve(engine, "GET")
     local id = assert(engine:submit("POST", server:url(), nil, "{}", 20000))
     server:read(engine, connection)
     connection:close()
     local response, problem = server:serve_all(engine, id)
-    print(response and response.body or "sent: " .. tostring(problem.sent), table.concat(server.requests, " "))
-  ]]
+  ]] .. TELLING
   local compiled = process.has_command "gcc" and it or pending
 
   for _, counts in ipairs { "uncounted", "queued" } do
@@ -241,17 +247,11 @@ end)
 
 -- libcurl's own counts do not tell: what they count differs from version to version.
 describe("where the system says that a request was not sent", function()
-  local PROGRAM = [[
-    package.path = "./spec/?.lua;" .. package.path
-    local core = require "integrations.core"
-    local peer = require "support.peer"
-    local server = peer.new()
-    local engine = assert(core.engine { origin = server:origin() })
+  local PROGRAM = OPENING .. [[
     local kept = %q == "kept" and server:serve(engine, "GET") or nil
     local id = assert(engine:submit(%q, server:url(), nil, "{}", 20000))
     local response, problem = server:serve_all(engine, id, { kept })
-    print(response and response.body or "sent: " .. tostring(problem.sent), table.concat(server.requests, " "))
-  ]]
+  ]] .. TELLING
 
   -- How the connection is, what is called, what fails, and what the caller and the server have of it.
   local rows = {
